@@ -1,0 +1,38 @@
+"""The command line: `hubel`, put together from the commands of `service` and `training`.
+
+`from hubel import Client` gives the Python client.
+"""
+
+import sys
+
+import typer
+
+from model.errors import ModelError
+from service import cli as service_cli
+from service.client import Client
+from service.errors import ServiceError
+from training import cli as training_cli
+
+__all__ = ["Client", "main"]
+
+app = typer.Typer(
+    name="hubel",
+    help="Train a CNN on your folder of images, serve it over REST, and see what every layer sees.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+training_cli.add_commands(app)
+service_cli.add_commands(app)
+
+
+def main() -> None:
+    """Run a command; errors that a user can act on end with their text and exit code 2."""
+    try:
+        app()
+    except (ModelError, ServiceError) as error:
+        print(f"hubel: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

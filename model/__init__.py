@@ -1,0 +1,1 @@
+"""What a model is: architectures, checkpoints, preprocessing, the registry, engines."""

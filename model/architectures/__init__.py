@@ -1,0 +1,1 @@
+"""The networks that hubel can build, one family a file."""

@@ -1,0 +1,98 @@
+"""A version ready to answer: its engine, checked against the golden outputs, and its softmax.
+
+The one place where logits become probabilities. Synchronous; knows no queue and no HTTP.
+"""
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.checkpoint import Golden, read_golden, verify_files
+from model.engines.base import Engine, Logits
+from model.engines.selection import EngineChoice, open_candidates
+from model.errors import GoldenMismatch
+from model.manifest import Manifest
+from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image
+from model.registry import StoredVersion
+from model.types import Prediction
+
+Probabilities = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
+
+
+class Classifier:
+    """From an image file's bytes to class probabilities, for one version."""
+
+    def __init__(self, manifest: Manifest, engine: Engine) -> None:
+        self.manifest = manifest
+        self.engine = engine
+
+    def prepare(self, data: bytes, limits: ImageLimits) -> PreparedImage:
+        """Decode one image as this version wants it; safe to call from any thread.
+
+        Raises:
+            InvalidImage: as `prepare_image` says.
+        """
+        return prepare_image(data, self.manifest.preprocessing, limits)
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Map uint8 pixels (N, H, W, C) to probabilities (N, K); to be called from one thread."""
+        return softmax(self.engine.infer(pixels), self.manifest.calibration.temperature)
+
+    def top(self, probabilities: Probabilities, count: int) -> list[Prediction]:
+        """Return the `count` most probable classes of one image (K,), all for 0, most probable first."""
+        order = np.argsort(-probabilities, kind="stable")[: count or None]
+        return [Prediction(self.manifest.labels[i], int(i), float(probabilities[i])) for i in order]
+
+
+def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
+    """Verify a version's files and load it onto the first engine that repeats its golden outputs.
+
+    Raises:
+        CorruptCheckpoint: a file is missing or altered, or no engine agrees with the golden outputs.
+        EngineUnavailable: nothing on this machine may run the version.
+    """
+    load_decoders()
+    verify_files(version.folder, version.manifest)
+    golden = read_golden(version.folder)
+    mismatches = []
+    for engine in open_candidates(version, choice):
+        try:
+            check_golden(engine, golden, version.manifest)
+        except GoldenMismatch as mismatch:
+            _log.warning("%s: %s", version, mismatch)
+            mismatches.append(str(mismatch))
+        else:
+            return Classifier(version.manifest, engine)
+    raise GoldenMismatch(f"{version} is not served: " + "; ".join(mismatches))
+
+
+def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:
+    """Run the golden inputs and return the largest difference of a probability.
+
+    Raises:
+        GoldenMismatch: it is over the manifest's tolerance, or the shapes differ.
+    """
+    temperature = manifest.calibration.temperature
+    logits = engine.infer(golden.pixels)
+    if logits.shape != golden.logits.shape:
+        raise GoldenMismatch(
+            f"engine {engine.name} on {engine.device} answers with shape {logits.shape}, the golden outputs have "
+            f"{golden.logits.shape}"
+        )
+    difference = float(np.abs(softmax(logits, temperature) - softmax(golden.logits, temperature)).max())
+    if not difference <= manifest.tolerance:  # so that NaN is refused too
+        raise GoldenMismatch(
+            f"engine {engine.name} on {engine.device} differs from the golden outputs by {difference:.2g} in a "
+            f"probability; the tolerance is {manifest.tolerance:g}"
+        )
+    return difference
+
+
+def softmax(logits: Logits, temperature: float) -> Probabilities:
+    """Turn logits (N, K), divided by the temperature, into probabilities (N, K)."""
+    scaled = logits / np.float32(temperature)
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""The runtimes that turn pixels into logits, behind one protocol."""

@@ -1,0 +1,44 @@
+"""ONNX Runtime on the CPU: the serving path that needs no torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from model.checkpoint import NETWORK
+from model.engines.base import Logits
+from model.errors import CorruptCheckpoint
+from model.preprocessing import Pixels
+
+_ERRORS_ONLY = 3
+
+
+class OnnxEngine:
+    """`model.onnx` in an ONNX Runtime session."""
+
+    name = "onnx"
+    device = "cpu"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Load the version in `folder`; a batch runs on `threads` threads.
+
+        Raises:
+            CorruptCheckpoint: ONNX Runtime does not accept the file.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        # Between batches the cores belong to decoding and HTTP: do not spin on them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = folder / NETWORK
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base class
+            raise CorruptCheckpoint(f"ONNX Runtime cannot load {path}: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def infer(self, pixels: Pixels) -> Logits:
+        """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
+        (logits,) = self._session.run(None, {self._input: pixels})
+        return np.asarray(logits, dtype=np.float32)

@@ -1,0 +1,106 @@
+"""Choosing an engine and a device for a version, from what this machine has.
+
+Engines are imported only when they are chosen: a CPU that serves with ONNX Runtime never
+imports torch, also where torch is installed.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.engines.base import Engine
+from model.errors import EngineUnavailable
+from model.registry import StoredVersion
+
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+_NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+DEVICE_PATTERN = r"auto|cpu|cuda(:[0-9]+)?"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What the operator wants: `engine` auto, onnx or torch; `device` auto, cpu, cuda or cuda:n."""
+
+    engine: str = "auto"
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(DEVICE_PATTERN, self.device) is None:
+            raise EngineUnavailable(f"device {self.device!r} is not known: use auto, cpu, cuda or cuda:n")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine on a device."""
+
+    engine: str
+    device: str
+
+
+def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate]:
+    """Return what may run a version that offers these engines, best first.
+
+    Raises:
+        EngineUnavailable: nothing on this machine may; the message says what is missing.
+    """
+    cuda = choice.device if choice.device.startswith("cuda") else "cuda"
+    wants_cuda = choice.device.startswith("cuda") or (choice.device == "auto" and _has_cuda())
+    found = []
+    if wants_cuda:
+        found.append(Candidate("torch", cuda))
+    if not choice.device.startswith("cuda"):
+        found += [Candidate("onnx", "cpu"), Candidate("torch", "cpu")]
+    fitting = [
+        candidate
+        for candidate in found
+        if choice.engine in ("auto", candidate.engine)
+        and candidate.engine in offered
+        and is_installed(candidate.engine)
+    ]
+    if not fitting:
+        raise EngineUnavailable(
+            f"no engine for engine={choice.engine}, device={choice.device}: the version runs on "
+            f"{', '.join(offered)}; on this machine torch is {_installed('torch')} and onnx is {_installed('onnx')}; "
+            "on CUDA devices only torch runs (install it with: pip install 'hubel[torch]')"
+        )
+    return fitting
+
+
+def open_candidates(version: StoredVersion, choice: EngineChoice) -> Iterator[Engine]:
+    """Load a version's engines one after the other, best first, as they are asked for."""
+    for candidate in candidates(choice, version.manifest.engines):
+        yield open_engine(version, candidate, choice.threads)
+
+
+def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> Engine:
+    """Load a version onto one engine.
+
+    Raises:
+        EngineUnavailable: the device is not there.
+        CorruptCheckpoint: a file is not what the engine expects.
+    """
+    if candidate.engine == "onnx":
+        from model.engines.onnx import OnnxEngine
+
+        return OnnxEngine(version.folder, threads)
+    from model.engines.torch import TorchEngine
+
+    return TorchEngine(version.folder, version.manifest, candidate.device, threads)
+
+
+def is_installed(engine: str) -> bool:
+    """Say whether an engine's package is installed, without importing it."""
+    return importlib.util.find_spec({"onnx": "onnxruntime", "torch": "torch"}[engine]) is not None
+
+
+def _installed(engine: str) -> str:
+    return "installed" if is_installed(engine) else "not installed"
+
+
+def _has_cuda() -> bool:
+    """Look for an NVIDIA driver, so that torch is not imported on a machine that has none."""
+    return is_installed("torch") and (_NVIDIA_DRIVER.exists() or _NVIDIA_DEVICE.exists())

@@ -1,0 +1,57 @@
+"""torch, on a CPU or a CUDA device: the reference that every other engine is compared with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from model.architectures.catalog import build_network
+from model.architectures.pixels import PixelNetwork
+from model.checkpoint import WEIGHTS
+from model.engines.base import Logits
+from model.errors import CorruptCheckpoint, EngineUnavailable
+from model.manifest import Manifest
+from model.preprocessing import Pixels
+
+
+class TorchEngine:
+    """The version's architecture, built anew, with its weights."""
+
+    name = "torch"
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
+        """Load the version in `folder` onto `device` ("cpu", "cuda", "cuda:1", ...).
+
+        `threads` bounds a CPU's threads and is for the whole process: torch has one pool.
+
+        Raises:
+            EngineUnavailable: the device is not there.
+            CorruptCheckpoint: the weights are not those of the architecture.
+        """
+        self.device = device
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        elif not torch.cuda.is_available():
+            raise EngineUnavailable(f"device {device} was asked for, and torch sees no CUDA device on this machine")
+        elif (torch.device(device).index or 0) >= torch.cuda.device_count():
+            raise EngineUnavailable(
+                f"device {device} was asked for, and this machine has {torch.cuda.device_count()} CUDA devices"
+            )
+        network = build_network(manifest.architecture.name, len(manifest.labels), manifest.architecture.config)
+        path = folder / WEIGHTS
+        try:
+            network.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CorruptCheckpoint(
+                f"{path} does not hold the weights of {manifest.architecture.name}: {error}"
+            ) from error
+        pixel_network = PixelNetwork(network, manifest.preprocessing.mean, manifest.preprocessing.std)
+        self._network = pixel_network.eval().to(device).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def infer(self, pixels: Pixels) -> Logits:
+        """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
+        logits = self._network(torch.from_numpy(pixels).to(self.device))
+        return np.asarray(logits.cpu().numpy(), dtype=np.float32)  # waits for the device

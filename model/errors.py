@@ -1,0 +1,88 @@
+"""Every way in which a model, its files or an image can be wrong. No word of HTTP here.
+
+ModelError
+├── InvalidImage                 not an image, or broken
+│   ├── UnsupportedFormat        an image, of a format that is not decoded here
+│   └── ImageTooLarge            over a limit on pixels or on the ratio of the sides
+├── InvalidReference             a model reference or a name that cannot be parsed
+├── ModelNotFound                no such model
+│   ├── VersionNotFound          the model has no such version
+│   └── AliasNotFound            the model has no such alias
+├── RegistryUnavailable          the registry's folder is missing or cannot be used
+├── CorruptCheckpoint            a file of a version is missing, altered or not understood
+│   └── GoldenMismatch           an engine does not repeat the version's stored outputs
+├── EngineUnavailable            the engine or the device is not on this machine
+├── UnknownArchitecture          no network of that name, or arguments that it does not take
+└── InferenceFailed              the engine failed on a batch
+"""
+
+from dataclasses import dataclass
+
+
+class ModelError(Exception):
+    """The root of this tree; its text is written for the person who has to act on it."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound that an input went over: its name, its value, and what was found."""
+
+    name: str
+    value: float
+    found: float | None = None
+
+
+class InvalidImage(ModelError):
+    """The bytes are not an image, or the image is broken."""
+
+
+class UnsupportedFormat(InvalidImage):
+    """The bytes are an image of a format that is not decoded here."""
+
+
+class ImageTooLarge(InvalidImage):
+    """The image's header announces more than a limit allows."""
+
+    def __init__(self, message: str, limit: Limit) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class InvalidReference(ModelError):
+    """A reference is not of the form `name`, `name:3` or `name@alias`."""
+
+
+class ModelNotFound(ModelError):
+    """The registry has no model of that name."""
+
+
+class VersionNotFound(ModelNotFound):
+    """The model has no version of that number."""
+
+
+class AliasNotFound(ModelNotFound):
+    """The model has no alias of that name."""
+
+
+class RegistryUnavailable(ModelError):
+    """The registry's folder does not exist or cannot be read."""
+
+
+class CorruptCheckpoint(ModelError):
+    """A file of a stored version is missing, altered or not understood."""
+
+
+class GoldenMismatch(CorruptCheckpoint):
+    """An engine's answers differ from the version's golden outputs by more than its tolerance."""
+
+
+class EngineUnavailable(ModelError):
+    """The engine or the device that was asked for is not on this machine."""
+
+
+class UnknownArchitecture(ModelError):
+    """No network has that name, or it does not take those arguments."""
+
+
+class InferenceFailed(ModelError):
+    """The engine failed on a batch."""

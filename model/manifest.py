@@ -1,0 +1,104 @@
+"""The manifest: what a stored version is, in one JSON file that is written last.
+
+A version exists when its manifest does. It names every other file of the version with its
+SHA-256. Knows nothing of where versions lie.
+"""
+
+import datetime as dt
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from model.errors import CorruptCheckpoint
+from model.preprocessing import Preprocessing
+
+SCHEMA_VERSION: Final = 1
+
+EngineName = Literal["onnx", "torch"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(_Record):
+    """A network's name in the catalogue and the arguments it was built with."""
+
+    name: str
+    config: dict[str, JsonValue] = {}
+
+
+class Calibration(_Record):
+    """How logits become probabilities: softmax(logits / temperature)."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    calibrated: bool = False
+    note: str = ""
+
+
+class Provenance(_Record):
+    """Where a version comes from: enough to make it again, or to find its source."""
+
+    created: dt.datetime
+    source: str
+    licence: str
+    seed: int | None = None
+    data: str = ""
+    recipe: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+
+
+class FileRecord(_Record):
+    """A file of a version: its size in bytes and the SHA-256 of its content."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Manifest(_Record):
+    """Everything about a version but its weights.
+
+    `tolerance` is the largest difference of a probability from the golden outputs that an
+    engine may show; `metrics` are fractions unless their name ends in a unit.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    architecture: Architecture
+    labels: tuple[str, ...] = Field(min_length=2)
+    preprocessing: Preprocessing
+    calibration: Calibration
+    precision: Literal["fp32"] = "fp32"
+    tolerance: float = Field(default=1e-3, gt=0, lt=1)
+    engines: tuple[EngineName, ...] = Field(min_length=1)
+    parameters: int = Field(ge=0)
+    metrics: dict[str, float] = {}
+    provenance: Provenance
+    files: dict[str, FileRecord] = {}
+
+    @model_validator(mode="after")
+    def _plain_file_names(self) -> "Manifest":
+        for name in self.files:
+            if name.startswith(("/", ".")) or "\\" in name or ".." in name.split("/"):
+                raise ValueError(f"{name!r} does not name a file inside the version")
+        return self
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Read a manifest's JSON.
+
+    Raises:
+        CorruptCheckpoint: it is not a manifest, or of a newer schema; `where` names it.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if place == "schema_version":
+            raise CorruptCheckpoint(
+                f"{where} has schema_version {first['input']}, and this hubel reads {SCHEMA_VERSION}: "
+                "a newer hubel wrote it; upgrade to read it"
+            ) from error
+        raise CorruptCheckpoint(f"{where} is not a manifest: {place or 'the file'}: {first['msg']}") from error

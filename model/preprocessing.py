@@ -1,0 +1,340 @@
+"""From the bytes of an image file to the uint8 pixels that a network takes.
+
+The one preprocessing path of training's evaluation, serving and export, and the only user
+of Pillow's decoders. Which pixels a version wants is its `Preprocessing` record, stored in
+its manifest. Normalisation is not done here: it is the first operation of the network that
+a version exports. Knows nothing of engines, files' names or HTTP.
+
+The decode policy, `DECODE_POLICY`:
+the content decides the format, never a name; the header's pixel count and ratio of sides are
+checked before anything is decoded; the first frame counts; EXIF orientation is applied;
+palettes are looked up; transparency is laid over white; CMYK becomes RGB; 16-bit gray is
+scaled by its bit depth; 32-bit integers and floats are stretched from their own minimum and
+maximum; colour profiles are ignored. JPEGs of three or one channel are decoded by libjpeg-turbo
+at the smallest scale that leaves twice the target's short side, everything else by Pillow in
+full; one resampling then goes straight from the decoded image to the network's pixels.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.errors import ImageTooLarge, InvalidImage, Limit, UnsupportedFormat
+
+DECODE_POLICY: Final = 1
+# Pillow's names. A JPEG that holds several pictures (MPO, from phones) opens as one of JPEG's.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+Pixels = NDArray[np.uint8]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Orientation tag -> how the stored pixels are turned to stand upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+# Formats that people send and that are not decoded: (offset, magic bytes, name).
+_OTHER_FORMATS = (
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftypavif", "AVIF"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"8BPS", "PSD"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "EPS"),
+    (0, b"<svg", "SVG"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"BLP2", "BLP"),
+    (0, b"BLP1", "BLP"),
+)
+
+
+class Preprocessing(BaseModel):
+    """What pixels a version's network takes, and how they come from an image.
+
+    `mean` and `std` are per channel on the scale 0 to 1; the exported network applies them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["RGB", "L"]
+    height: Side
+    width: Side
+    resize: Literal["crop", "stretch"]
+    short_side: Side | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, ...]
+    std: tuple[Share, ...]
+    decode_policy: Literal[1] = DECODE_POLICY
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Preprocessing":
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mode {self.mode} wants {self.channels} values in mean and in std")
+        if self.resize == "crop" and (self.short_side is None or self.short_side < max(self.height, self.width)):
+            raise ValueError("resize 'crop' wants a short_side of at least the height and the width")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """C of (N, H, W, C)."""
+        return len(self.mode)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one prepared image."""
+        return self.height, self.width, self.channels
+
+    def source_size(self) -> tuple[int, int]:
+        """(height, width) that an upright image has at the network's own scale, at the least."""
+        return (self.short_side, self.short_side) if self.short_side is not None else (self.height, self.width)
+
+    def source_box(self, width: float, height: float) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of the part of an upright image that the network sees."""
+        if self.short_side is None:
+            return 0.0, 0.0, width, height
+        scale = min(width, height) / self.short_side
+        left, top = (width - self.width * scale) / 2, (height - self.height * scale) / 2
+        return left, top, left + self.width * scale, top + self.height * scale
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image's header may announce before anything is decoded."""
+
+    max_image_pixels: int = 50_000_000
+    max_image_aspect_ratio: float = 50.0
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image was: its upright size in pixels, its format, what was done to its pixels."""
+
+    width: int
+    height: int
+    format: str
+    applied: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """Pixels as the network takes them, uint8 (H, W, C), and what the image was."""
+
+    pixels: Pixels
+    facts: ImageFacts
+
+
+def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits) -> PreparedImage:
+    """Decode an image file and bring it to the network's size.
+
+    Raises:
+        InvalidImage: the bytes are empty, not an image, truncated or broken.
+        UnsupportedFormat: an image, but not of one of `FORMATS`.
+        ImageTooLarge: the header announces more than `limits` allow.
+    """
+    if not data:
+        raise InvalidImage("the image is empty: 0 bytes were sent")
+    opened = _open(data, limits)
+    image_format = opened.format or "unknown"
+    check_size(*opened.size, limits)
+    # Decoders raise nearly every built-in exception on hostile bytes, also while reading EXIF;
+    # whatever they raise, the caller is told that the image is broken.
+    try:
+        orientation, image, applied = _decode(data, opened, preprocessing)
+        small = _resample(image, orientation, preprocessing)
+    except Exception as error:
+        raise InvalidImage(f"the {image_format} image is broken or truncated: {_reason(error)}") from error
+    if orientation in _TURNS:
+        applied.append(f"exif_orientation_{orientation}")
+    if _has_second_frame(opened):
+        applied.append("first_frame")
+    pixels = np.asarray(small, dtype=np.uint8).reshape(preprocessing.shape)
+    width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
+    return PreparedImage(pixels, ImageFacts(width, height, image_format, tuple(applied)))
+
+
+def load_decoders() -> None:
+    """Load Pillow's decoders now, so that the first image does not wait for them."""
+    Image.init()
+
+
+def check_size(width: int, height: int, limits: ImageLimits) -> None:
+    """Refuse an image by the size its header announces.
+
+    Raises:
+        ImageTooLarge: it has too many pixels, or one side is too long for the other.
+    """
+    pixels = width * height
+    if pixels > limits.max_image_pixels:
+        raise ImageTooLarge(
+            f"the image has {width} x {height} = {pixels} pixels; the limit is {limits.max_image_pixels}",
+            Limit("max_image_pixels", limits.max_image_pixels, pixels),
+        )
+    ratio = max(width, height) / max(min(width, height), 1)
+    if ratio > limits.max_image_aspect_ratio:
+        raise ImageTooLarge(
+            f"the image's sides, {width} x {height}, have a ratio of {ratio:.0f}; "
+            f"the limit is {limits.max_image_aspect_ratio:g}",
+            Limit("max_image_aspect_ratio", limits.max_image_aspect_ratio, ratio),
+        )
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Read the header only."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(
+            f"the image's header announces more pixels than the limit, {limits.max_image_pixels}",
+            Limit("max_image_pixels", limits.max_image_pixels),
+        ) from error
+    except UnidentifiedImageError:
+        other = _other_format(data)
+        if other is not None:
+            raise UnsupportedFormat(
+                f"{other} images are not decoded here: send JPEG, PNG, WebP, GIF, BMP or TIFF"
+            ) from None
+        raise InvalidImage(f"the {len(data)} bytes are not an image that can be read") from None
+    except Exception as error:  # as in `prepare_image`: headers are hostile too
+        raise InvalidImage(f"the image's header is broken: {_reason(error)}") from error
+
+
+def _other_format(data: bytes) -> str | None:
+    start = data[:256].lstrip().lower()
+    if b"<svg" in start:
+        return "SVG"
+    return next((name for at, magic, name in _OTHER_FORMATS if data[at:].startswith(magic)), None)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _decode(data: bytes, opened: Image.Image, preprocessing: Preprocessing) -> tuple[int, Image.Image, list[str]]:
+    """Return the EXIF orientation, the image in the network's mode as stored, and what was done."""
+    applied: list[str] = []
+    image = None
+    if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
+        orientation = _orientation(opened)
+        image = _decode_jpeg(data, opened, orientation, preprocessing)
+    if image is None:
+        opened.load()
+        orientation = _orientation(opened)  # after load(): for a PNG, reading EXIF would load it, and hide a fault
+        image = opened
+    elif image.size != opened.size:
+        applied.append("reduced_decode")
+    return orientation, _to_mode(image, preprocessing.mode, applied), applied
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or the block is broken."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block does not make the pixels wrong
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _decode_jpeg(
+    data: bytes, opened: Image.Image, orientation: int, preprocessing: Preprocessing
+) -> Image.Image | None:
+    """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow."""
+    height, width = preprocessing.source_size()
+    if orientation in _SIDEWAYS:
+        height, width = width, height
+    try:
+        array = simplejpeg.decode_jpeg(
+            data,
+            colorspace="GRAY" if opened.mode == "L" else "RGB",
+            min_height=2 * height,
+            min_width=2 * width,
+        )
+    except ValueError:  # a variant it does not know, or broken: Pillow decides which
+        return None
+    return Image.fromarray(array[..., 0] if opened.mode == "L" else array)
+
+
+def _to_mode(image: Image.Image, mode: str, applied: list[str]) -> Image.Image:
+    """Bring any Pillow mode to RGB or L, and note what was done."""
+    if image.mode.startswith("I;16"):
+        applied.append("scaled_16_bit")
+        image = _scale_depth(image)
+    elif image.mode in ("I", "F"):
+        applied.append("stretched_range")
+        image = _stretch_range(image)
+    elif image.has_transparency_data:
+        applied.append("alpha_over_white")
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(white, layer).convert("RGB")
+    elif image.mode == "P":
+        applied.append("palette")
+        image = image.convert("RGB")
+    elif image.mode == "CMYK":
+        applied.append("cmyk_to_rgb")
+        image = image.convert("RGB")
+    if image.mode != mode:
+        applied.append("gray_to_rgb" if image.mode in ("L", "1") else f"to_{mode.lower()}")
+        image = image.convert(mode)
+    return image
+
+
+def _scale_depth(image: Image.Image) -> Image.Image:
+    """Scale gray of up to 16 bits to 8 by its bit depth (a TIFF may say 12 of its 16)."""
+    bits = 16
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    top = 2**bits - 1
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((np.minimum(values, top) * 255 + top // 2) // top).astype(np.uint8))
+
+
+def _stretch_range(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing) -> Image.Image:
+    """Take the network's part of the image at the network's size, upright, in one resampling.
+
+    The pixels are turned after they have become few. For that the box, which is symmetrical
+    about the centre, is computed with the sides that the stored image has.
+    """
+    width, height = image.size
+    target = (preprocessing.width, preprocessing.height)
+    if orientation in _SIDEWAYS:
+        top, left, bottom, right = preprocessing.source_box(height, width)
+        target = target[::-1]
+    else:
+        left, top, right, bottom = preprocessing.source_box(width, height)
+    small = image.resize(target, _RESAMPLING[preprocessing.interpolation], box=(left, top, right, bottom))
+    return small.transpose(_TURNS[orientation]) if orientation in _TURNS else small
+
+
+def _has_second_frame(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except Exception:  # EOFError where there is none; a broken second frame is none either
+        return False
+    return True

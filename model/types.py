@@ -1,0 +1,64 @@
+"""Small values that the other modules hand around. They know nothing of files, engines or HTTP."""
+
+import re
+from dataclasses import dataclass
+
+from model.errors import InvalidReference
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+_REFERENCE = re.compile(rf"(?P<name>{NAME_PATTERN})(?::(?P<version>[0-9]{{1,9}})|@(?P<alias>{NAME_PATTERN}))?")
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model as its users write it: `name`, `name:3` or `name@canary`."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelRef":
+        """Read a reference; without a version it means the alias `production`.
+
+        Raises:
+            InvalidReference: the text is not a reference.
+        """
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            raise InvalidReference(
+                f"{text!r} is not a model reference: write name, name:3 or name@alias, "
+                "names in lower-case letters, digits, '.', '_' and '-'"
+            )
+        if match["version"] is not None:
+            return cls(match["name"], version=int(match["version"]))
+        return cls(match["name"], alias=match["alias"] or PRODUCTION)
+
+    def __str__(self) -> str:
+        """Write the reference as `parse` reads it."""
+        return f"{self.name}:{self.version}" if self.version is not None else f"{self.name}@{self.alias}"
+
+
+def check_name(text: str, what: str = "model") -> str:
+    """Return `text` if it may name a model or an alias.
+
+    Raises:
+        InvalidReference: it may not.
+    """
+    if re.fullmatch(NAME_PATTERN, text) is None:
+        raise InvalidReference(
+            f"{text!r} cannot name a {what}: use 1 to 64 lower-case letters, digits, '.', '_' and '-', "
+            "beginning with a letter or a digit"
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an answer: its label, its place in the network's output, its probability."""
+
+    label: str
+    index: int
+    probability: float

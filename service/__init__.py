@@ -1,0 +1,1 @@
+"""How a model is used: HTTP routes, batching, hosting, metrics, logs."""

@@ -1,0 +1,57 @@
+"""Every way in which serving can fail that is not the model's own. No word of HTTP here.
+
+ServiceError
+├── SettingsError           a HUBEL_ variable is misspelt or out of bounds
+├── InvalidRequest          a form, a JSON body or a parameter that cannot be understood
+├── BodyTooLarge            more bytes than the limit
+├── TooManyImages           more images in one request than the limit
+├── QueueFull               as many images are being answered as the limit allows
+├── DeadlineExceeded        no answer within the time the request had
+└── ModelNotReady           a version that is known, but not (yet) loaded
+"""
+
+from model.errors import Limit
+
+
+class ServiceError(Exception):
+    """The root of this tree; its text is written for the person who has to act on it."""
+
+
+class SettingsError(ServiceError):
+    """A setting is unknown or has a value that is not allowed."""
+
+
+class InvalidRequest(ServiceError):
+    """The request's body or parameters cannot be understood."""
+
+
+class LimitReached(ServiceError):
+    """A limit of the service was reached; `limit` says which."""
+
+    def __init__(self, message: str, limit: Limit) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class BodyTooLarge(LimitReached):
+    """The request's body has more bytes than are read."""
+
+
+class TooManyImages(LimitReached):
+    """The request has more images than one request may have."""
+
+
+class QueueFull(LimitReached):
+    """No more images are taken in until some are answered."""
+
+    def __init__(self, message: str, limit: Limit, retry_after_seconds: int) -> None:
+        super().__init__(message, limit)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(LimitReached):
+    """The answer was not there in time."""
+
+
+class ModelNotReady(ServiceError):
+    """The version is known, but it is not loaded."""

@@ -1,0 +1,158 @@
+"""The Prometheus metrics: what is counted and measured, on a registry of their own.
+
+With several workers prometheus_client keeps its values in files of a shared folder, which
+`PROMETHEUS_MULTIPROC_DIR` names and which must be set before this module is imported.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import multiprocess as prometheus_multiprocess
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+_MODEL = ("model", "version")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """All collectors of one process."""
+
+    def __init__(self) -> None:
+        self._shared = MULTIPROCESS_VARIABLE in os.environ
+        self._registry = registry = CollectorRegistry()
+        if not self._shared:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+        self.requests = Counter(
+            "hubel_requests",
+            "Requests by route, model, version and status.",
+            ("route", *_MODEL, "status"),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "hubel_request_seconds",
+            "Seconds in all, by route and model.",
+            ("route", *_MODEL),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "hubel_decode_seconds", "Seconds to decode one image.", _MODEL, buckets=_SECONDS, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "hubel_queue_seconds",
+            "Seconds that one image waited for a batch.",
+            _MODEL,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "hubel_inference_seconds",
+            "Seconds that the engine took for one batch.",
+            _MODEL,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "hubel_batch_size", "Images in one batch.", _MODEL, buckets=_BATCH_SIZES, registry=registry
+        )
+        self.images = Counter("hubel_images", "Images that an engine answered.", _MODEL, registry=registry)
+        self.batches = Counter("hubel_batches", "Batches that an engine ran.", _MODEL, registry=registry)
+        self.rejected_images = Counter(
+            "hubel_rejected_images",
+            "Images that could not be decoded, by kind of error.",
+            (*_MODEL, "error"),
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "hubel_dropped_images",
+            "Images dropped from the queue because their caller had gone.",
+            _MODEL,
+            registry=registry,
+        )
+        self.queue_length = Gauge(
+            "hubel_queue_length",
+            "Images that wait for a batch.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.ready = Gauge(
+            "hubel_model_ready",
+            "1 for a version that is loaded and warm.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+    def for_model(self, model: str, version: int) -> "ModelMetrics":
+        """Return the collectors of one version, so that no label is looked up on the way of a request."""
+        labels = (model, str(version))
+        return ModelMetrics(
+            decode_seconds=self.decode_seconds.labels(*labels),
+            queue_seconds=self.queue_seconds.labels(*labels),
+            inference_seconds=self.inference_seconds.labels(*labels),
+            batch_size=self.batch_size.labels(*labels),
+            images=self.images.labels(*labels),
+            batches=self.batches.labels(*labels),
+            dropped=self.dropped.labels(*labels),
+            queue_length=self.queue_length.labels(*labels),
+            rejected_images=self.rejected_images,
+            labels=labels,
+        )
+
+    def exposition(self) -> bytes:
+        """Return every value in Prometheus' text form, summed over the workers."""
+        if not self._shared:
+            return generate_latest(self._registry)
+        summed = CollectorRegistry()
+        prometheus_multiprocess.MultiProcessCollector(summed)  # type: ignore[no-untyped-call]
+        return generate_latest(summed)
+
+    def close(self) -> None:
+        """Take this process's gauges out of the sums."""
+        if self._shared:
+            prometheus_multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """The collectors of one version; the observer of its batcher."""
+
+    decode_seconds: Histogram
+    queue_seconds: Histogram
+    inference_seconds: Histogram
+    batch_size: Histogram
+    images: Counter
+    batches: Counter
+    dropped: Counter
+    queue_length: Gauge
+    rejected_images: Counter
+    labels: tuple[str, str]
+
+    def image_rejected(self, error: str) -> None:
+        """Note an image that could not be decoded; `error` is the class of what is wrong with it."""
+        self.rejected_images.labels(*self.labels, error).inc()
+
+    def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
+        """Note a batch that was computed."""
+        self.inference_seconds.observe(seconds)
+        self.batch_size.observe(size)
+        self.images.inc(size)
+        self.batches.inc()
+        for wait in waits:
+            self.queue_seconds.observe(wait)
+
+    def entries_dropped(self, count: int) -> None:
+        """Note entries whose caller had gone."""
+        self.dropped.inc(count)
+
+    def queue_changed(self, length: int) -> None:
+        """Note the queue's length."""
+        self.queue_length.set(length)

@@ -1,0 +1,48 @@
+"""Is it alive, is it ready, how does it fare. Never behind the queue."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from service.dependencies import CurrentMetrics, Host
+from service.hosting import ModelHost
+from service.schemas import Health, Liveness, ModelOut, Readiness
+
+router = APIRouter(tags=["health"])
+
+_NOT_READY = 503
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    _NOT_READY: {"model": Readiness, "description": "Not ready; the body says what is waited for."}
+}
+
+
+@router.get("/livez")
+async def live() -> Liveness:
+    """Answer as long as the process runs."""
+    return Liveness(live=True)
+
+
+@router.get("/readyz", responses=_RESPONSES)
+async def ready(host: Host, response: Response) -> Readiness:
+    """Answer 200 when the default model is loaded and warm, else 503."""
+    waiting = _waiting(host, response)
+    return Readiness(ready=not waiting, waiting_for=waiting)
+
+
+@router.get("/health", responses=_RESPONSES)
+async def health(host: Host, response: Response) -> Health:
+    """Answer as /readyz does, and say how every model stands and why one failed."""
+    waiting = _waiting(host, response)
+    return Health(ready=not waiting, waiting_for=waiting, models=[ModelOut.of(model) for model in host.models.values()])
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(metrics: CurrentMetrics) -> Response:
+    """Give the metrics in Prometheus' text form."""
+    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _waiting(host: ModelHost, response: Response) -> list[str]:
+    waiting = host.waiting_for()
+    response.status_code = _NOT_READY if waiting else 200
+    return waiting

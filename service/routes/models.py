@@ -1,0 +1,32 @@
+"""What is served: models, versions, and all that a caller may want to know of one."""
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+
+from model.checkpoint import CARD, read_manifest
+from model.registry import Registry
+from model.types import ModelRef
+from service.dependencies import CurrentSettings, Host
+from service.schemas import ModelOut, ModelsOut, VersionDetail
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(host: Host, settings: CurrentSettings) -> ModelsOut:
+    """List the models of the registry, their versions and aliases, and which are loaded."""
+    return ModelsOut(
+        default_model=settings.default_model, models=[ModelOut.of(model) for model in host.models.values()]
+    )
+
+
+@router.get("/{ref}", response_model_exclude_none=True)
+async def show_model(ref: str, host: Host, settings: CurrentSettings) -> VersionDetail:
+    """Show a version: labels, input contract, metrics, engine, card."""
+    parsed = ModelRef.parse(ref)
+    version = host.find(parsed)
+    folder = Registry(settings.registry).folder(parsed.name, version.number)
+    manifest = version.stored.manifest if version.stored else await run_in_threadpool(read_manifest, folder)
+    card = folder / CARD
+    text = await run_in_threadpool(card.read_text, "utf-8") if card.exists() else ""
+    return VersionDetail.describe(host.models[parsed.name], version, manifest, text)

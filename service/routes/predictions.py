@@ -1,0 +1,103 @@
+"""Predictions: images in, class probabilities out."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from model.errors import InvalidImage
+from model.types import ModelRef
+from service.dependencies import CurrentSettings, Host, Options
+from service.hosting import Answers, ClassifiedImage, ServedModel
+from service.middleware import record_of
+from service.problems import MEDIA_TYPE, problem_of
+from service.schemas import ImageOut, PredictionOut, PredictRequest, PredictResponse, Problem, ResultOut
+from service.uploads import read_uploads
+
+router = APIRouter(tags=["predictions"])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_DOCUMENTATION: dict[str, Any] = {
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "description": "An image file as the whole body, under any other Content-Type than the two below; "
+            "or a form with one or many files; or JSON with base64. The content tells the format: "
+            "JPEG, PNG, WebP, GIF, BMP or TIFF.",
+            "content": {
+                "image/*": _BINARY,
+                "application/octet-stream": _BINARY,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"images": {"type": "array", "items": _BINARY["schema"]}},
+                    }
+                },
+                "application/json": {
+                    "schema": PredictRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+                },
+            },
+        }
+    },
+    "responses": {
+        200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
+        **{
+            status: {"description": description, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+            for status, description in {
+                404: "No such model, version or alias.",
+                413: "Too many bytes, pixels or images.",
+                415: "An image of a format that is not decoded.",
+                422: "Not an image, or a request that cannot be understood.",
+                503: "The queue is full (see Retry-After), or the model is not ready.",
+                504: "No answer in time.",
+            }.items()
+        },
+    },
+}
+
+
+@router.post("/v1/predict", **_DOCUMENTATION)
+async def predict_with_default_model(
+    request: Request, options: Options, host: Host, settings: CurrentSettings
+) -> Response:
+    """Classify images with the default model."""
+    return await predict(request, settings.default_model, options, host, settings)
+
+
+@router.post("/v1/models/{ref}/predict", **_DOCUMENTATION)
+async def predict(request: Request, ref: str, options: Options, host: Host, settings: CurrentSettings) -> Response:
+    """Classify images with the model `name`, `name:3` or `name@alias`."""
+    served = host.ready(ModelRef.parse(ref))
+    record = record_of(request.scope)
+    record.model, record.version = served.version.name, str(served.version.number)
+    uploads = await read_uploads(request, settings.max_images_per_request)
+    record.images = len(uploads)
+    answers = await served.predict(
+        uploads, min(options.timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms)
+    )
+    match answers.results:
+        case [InvalidImage() as error]:
+            raise error  # the only image's fault is the request's
+    body = PredictResponse(
+        model=served.version.name,
+        version=served.version.number,
+        calibrated=served.classifier.manifest.calibration.calibrated,
+        results=[_result(served, result, options.top_k) for result in answers.results],
+    )
+    return Response(
+        body.model_dump_json(exclude_none=True),
+        media_type="application/json",
+        headers={"Server-Timing": _server_timing(answers)},
+    )
+
+
+def _result(served: ServedModel, result: ClassifiedImage | InvalidImage, top_k: int) -> ResultOut:
+    if isinstance(result, InvalidImage):
+        return ResultOut(error=problem_of(result))
+    predictions = served.classifier.top(result.probabilities, top_k)
+    return ResultOut(predictions=[PredictionOut.of(p) for p in predictions], image=ImageOut.of(result.facts))
+
+
+def _server_timing(answers: Answers) -> str:
+    """Write the stages' times in milliseconds, as browsers read them. Source: W3C, Server Timing."""
+    stages = {"decode": answers.decode_seconds, "queue": answers.queue_seconds, "inference": answers.inference_seconds}
+    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())

