@@ -236,6 +236,8 @@ def _decode(data: bytes, opened: Image.Image, preprocessing: Preprocessing) -> t
         orientation = _orientation(opened)
         image = _decode_jpeg(data, opened, orientation, preprocessing)
     if image is None:
+        if opened.format == "TIFF" and (turned := _orientation(opened)) != 1:
+            applied.append(f"exif_orientation_{turned}")  # by Pillow, in load()
         opened.load()
         orientation = _orientation(opened)  # after load(): for a PNG, reading EXIF would load it, and hide a fault
         image = opened

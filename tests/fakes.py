@@ -1,0 +1,72 @@
+"""Small stand-ins: a network that is published in seconds, an engine that does as it is told, images."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.architectures.catalog import build_network
+from model.engines.base import Logits
+from model.manifest import Architecture, Calibration
+from model.preprocessing import Pixels, Preprocessing
+from training.publish import Release
+
+TINY_LABELS = ("ant", "bee", "cow")
+TINY_PREPROCESSING = Preprocessing(mode="RGB", height=12, width=12, resize="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)
+TINY_CONFIG = {"height": 12, "width": 12, "channels": 3, "stages": [[4], [4]], "hidden": [8]}
+
+
+def tiny_release(seed: int = 0) -> Release:
+    """A classic CNN of random weights on 12 x 12 colour images."""
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    return Release(
+        name="tiny",
+        title="A tiny network of random weights",
+        network=build_network("classic", len(TINY_LABELS), TINY_CONFIG),
+        architecture=Architecture(name="classic", config=TINY_CONFIG),
+        labels=TINY_LABELS,
+        preprocessing=TINY_PREPROCESSING,
+        calibration=Calibration(),
+        golden=generator.integers(0, 256, (4, 12, 12, 3), dtype=np.uint8),
+        source="tests",
+        licence="none",
+        data="none",
+        metrics={},
+    )
+
+
+class FakeEngine:
+    """An engine whose logits for an image are its first pixels; it notes the batches it saw."""
+
+    name = "fake"
+    device = "cpu"
+
+    def __init__(self, classes: int = 3) -> None:
+        self.classes = classes
+        self.batches: list[int] = []
+
+    def infer(self, pixels: Pixels) -> Logits:
+        self.batches.append(len(pixels))
+        return pixels.reshape(len(pixels), -1)[:, : self.classes].astype(np.float32) / 10
+
+
+def noise(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """An image in which no part looks like another."""
+    generator = np.random.default_rng(seed)
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "LA": (2,), "CMYK": (4,)}[mode]
+    return Image.frombytes(mode, (width, height), generator.bytes(width * height * int(np.prod(channels))))
+
+
+def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    """An image's file."""
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def encode_frames(frames: Sequence[Image.Image], image_format: str) -> bytes:
+    """An animation's file."""
+    return encode(frames[0], image_format, save_all=True, append_images=list(frames[1:]))

@@ -1,0 +1,89 @@
+"""A real `hubel serve` on a free loopback port, as a user would start it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_LIMIT_SECONDS = 60.0
+
+
+@dataclass
+class Server:
+    """A running service: its address, its process, its log, and how long it took to be ready."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    seconds_to_ready: float
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30)
+
+    def post(self, path: str, content: bytes) -> httpx.Response:
+        return httpx.post(self.url + path, content=content, timeout=60)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without settings of hubel, and with `variables`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HUBEL_")}
+    return {**kept, **variables}
+
+
+def hubel(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of hubel to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "hubel", *map(str, arguments)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextmanager
+def serving(registry: Path, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str) -> Iterator[Server]:
+    """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
+    port = _free_port()
+    command = [sys.executable, "-m", "hubel", "serve", "--port", str(port), "--registry", str(registry)]
+    with log.open("wb") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [*command, "--workers", str(workers)], env=environment(**variables), stdout=output, stderr=output
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(url + wait, process, log, started + START_LIMIT_SECONDS)
+            yield Server(url, process, log, time.monotonic() - started)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
+    with httpx.Client(timeout=5) as client:
+        while time.monotonic() < deadline:
+            try:
+                if client.get(url).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+    raise AssertionError(f"{url} did not become ready:\n{log.read_text()}")

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from model import classifier as classifier_module
+from model.checkpoint import GOLDEN, Golden, digest_files, read_golden, write_golden
+from model.classifier import Classifier, check_golden, load_classifier, softmax
+from model.engines.selection import EngineChoice
+from model.errors import CorruptCheckpoint, GoldenMismatch
+from model.preprocessing import ImageLimits
+from model.registry import StoredVersion
+from tests.fakes import FakeEngine, encode, noise
+
+CPU = EngineChoice(device="cpu", threads=1)
+
+
+def test_a_version_is_loaded_and_answers_with_probabilities(tiny: StoredVersion) -> None:
+    classifier = load_classifier(tiny, CPU)
+    assert classifier.engine.name == "onnx"
+    prepared = classifier.prepare(encode(noise()), ImageLimits())
+    (probabilities,) = classifier.classify(prepared.pixels[None])
+    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+    top = classifier.top(probabilities, 0)
+    assert [p.label for p in classifier.top(probabilities, 2)] == [p.label for p in top[:2]]
+    assert [p.probability for p in top] == sorted(map(float, probabilities), reverse=True)
+    assert {p.label: p.index for p in top} == {"ant": 0, "bee": 1, "cow": 2}
+
+
+def test_onnx_and_torch_agree(tiny: StoredVersion) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (50, 12, 12, 3), dtype=np.uint8)
+    onnx, torch = (load_classifier(tiny, EngineChoice(name, "cpu")).classify(pixels) for name in ("onnx", "torch"))
+    assert np.abs(onnx - torch).max() < 1e-5
+
+
+def with_golden(version: StoredVersion, golden: Golden) -> StoredVersion:
+    """The version as if it had been published with other golden values."""
+    write_golden(version.folder, golden)
+    manifest = version.manifest.model_copy(update={"files": digest_files(version.folder)})
+    return StoredVersion(version.name, version.number, version.folder, manifest)
+
+
+def test_a_version_whose_engines_do_not_repeat_its_golden_outputs_is_not_served(tiny: StoredVersion) -> None:
+    golden = read_golden(tiny.folder)
+    wrong = with_golden(tiny, Golden(golden.pixels, golden.logits + np.array([0.1, 0, 0], np.float32)))
+    with pytest.raises(GoldenMismatch, match=r"tiny:1 is not served: engine onnx .* differs .*; engine torch .* differs"):
+        load_classifier(wrong, CPU)
+
+
+def test_the_next_engine_is_taken_where_the_first_disagrees(
+    tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = load_classifier(tiny, CPU).engine
+    monkeypatch.setattr(classifier_module, "open_candidates", lambda *_: iter([FakeEngine(), good]))
+    assert load_classifier(tiny, CPU).engine is good
+    assert "engine fake" in caplog.text
+
+
+def test_golden_outputs_that_are_not_numbers_are_refused(tiny: StoredVersion) -> None:
+    golden = read_golden(tiny.folder)
+    broken = Golden(golden.pixels, np.full_like(golden.logits, np.nan))
+    with pytest.raises(GoldenMismatch):
+        check_golden(FakeEngine(), broken, tiny.manifest)
+
+
+def test_a_wrong_number_of_classes_is_refused(tiny: StoredVersion) -> None:
+    with pytest.raises(GoldenMismatch, match=r"shape \(4, 2\)"):
+        check_golden(FakeEngine(classes=2), read_golden(tiny.folder), tiny.manifest)
+
+
+def test_a_tampered_file_is_never_loaded(tiny: StoredVersion) -> None:
+    with (tiny.folder / GOLDEN).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(CorruptCheckpoint, match=GOLDEN):
+        load_classifier(tiny, CPU)
+
+
+def test_temperature_flattens_and_large_logits_do_not_overflow() -> None:
+    logits = np.array([[1000.0, 998.0], [0.0, 0.0]], dtype=np.float32)
+    assert softmax(logits, 1.0)[0, 0] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert softmax(logits, 2.0)[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert softmax(logits, 1.0)[1].tolist() == [0.5, 0.5]
+
+
+def test_equal_probabilities_keep_the_classes_order(tiny: StoredVersion) -> None:
+    classifier = Classifier(tiny.manifest, FakeEngine())
+    assert [p.index for p in classifier.top(np.array([0.2, 0.4, 0.4], np.float32), 3)] == [1, 2, 0]
