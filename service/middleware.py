@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Limit
@@ -15,6 +16,7 @@ from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
+_CLIENT_LEFT = 499  # not an HTTP status: the usual sign in logs for a caller that left before its answer
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics"})
@@ -68,6 +70,8 @@ class ObserveRequests:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT  # there is nobody to answer
         finally:
             self._note(scope, record, status, time.perf_counter() - started)
 

@@ -51,7 +51,9 @@ def hubel(*arguments: str | Path, **variables: str) -> subprocess.CompletedProce
 
 
 @contextmanager
-def serving(registry: Path, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str) -> Iterator[Server]:
+def serving(
+    registry: Path, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str
+) -> Iterator[Server]:
     """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
     port = _free_port()
     command = [sys.executable, "-m", "hubel", "serve", "--port", str(port), "--registry", str(registry)]

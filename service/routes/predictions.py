@@ -1,7 +1,5 @@
 """Predictions: images in, class probabilities out."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from model.errors import InvalidImage
@@ -9,53 +7,15 @@ from model.types import ModelRef
 from service.dependencies import CurrentSettings, Host, Options
 from service.hosting import Answers, ClassifiedImage, ServedModel
 from service.middleware import record_of
-from service.problems import MEDIA_TYPE, problem_of
-from service.schemas import ImageOut, PredictionOut, PredictRequest, PredictResponse, Problem, ResultOut
+from service.openapi import PREDICTION
+from service.problems import problem_of
+from service.schemas import ImageOut, PredictionOut, PredictResponse, ResultOut
 from service.uploads import read_uploads
 
 router = APIRouter(tags=["predictions"])
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_DOCUMENTATION: dict[str, Any] = {
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "description": "An image file as the whole body, under any other Content-Type than the two below; "
-            "or a form with one or many files; or JSON with base64. The content tells the format: "
-            "JPEG, PNG, WebP, GIF, BMP or TIFF.",
-            "content": {
-                "image/*": _BINARY,
-                "application/octet-stream": _BINARY,
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"images": {"type": "array", "items": _BINARY["schema"]}},
-                    }
-                },
-                "application/json": {
-                    "schema": PredictRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-                },
-            },
-        }
-    },
-    "responses": {
-        200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
-        **{
-            status: {"description": description, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-            for status, description in {
-                404: "No such model, version or alias.",
-                413: "Too many bytes, pixels or images.",
-                415: "An image of a format that is not decoded.",
-                422: "Not an image, or a request that cannot be understood.",
-                503: "The queue is full (see Retry-After), or the model is not ready.",
-                504: "No answer in time.",
-            }.items()
-        },
-    },
-}
 
-
-@router.post("/v1/predict", **_DOCUMENTATION)
+@router.post("/v1/predict", **PREDICTION)
 async def predict_with_default_model(
     request: Request, options: Options, host: Host, settings: CurrentSettings
 ) -> Response:
@@ -63,7 +23,7 @@ async def predict_with_default_model(
     return await predict(request, settings.default_model, options, host, settings)
 
 
-@router.post("/v1/models/{ref}/predict", **_DOCUMENTATION)
+@router.post("/v1/models/{ref}/predict", **PREDICTION)
 async def predict(request: Request, ref: str, options: Options, host: Host, settings: CurrentSettings) -> Response:
     """Classify images with the model `name`, `name:3` or `name@alias`."""
     served = host.ready(ModelRef.parse(ref))

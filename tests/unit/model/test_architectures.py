@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from model.architectures.catalog import build_network
@@ -51,7 +52,13 @@ def test_padding_is_narrow_same_or_wide(padding: str, side: int) -> None:
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_every_kind_of_classic_network_answers(pooling: str, activation: str, batch_norm: bool) -> None:
-    config = {"pooling": pooling, "activation": activation, "batch_norm": batch_norm, "stages": [[3], [4]], "stride": 1}
+    config: dict[str, JsonValue] = {
+        "pooling": pooling,
+        "activation": activation,
+        "batch_norm": batch_norm,
+        "stages": [[3], [4]],
+        "stride": 1,
+    }
     network = build_network("classic", 5, config).eval()
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 5)
 
@@ -77,9 +84,9 @@ def test_torchvision_networks_are_built_by_name(name: str) -> None:
         ("resnet18", {"dropout": 0.5}, "dropout"),
     ],
 )
-def test_what_cannot_be_built_is_explained(name: str, config: dict[str, object], message: str) -> None:
+def test_what_cannot_be_built_is_explained(name: str, config: dict[str, JsonValue], message: str) -> None:
     with pytest.raises(UnknownArchitecture, match=message):
-        build_network(name, 3, config)  # type: ignore[arg-type]
+        build_network(name, 3, config)
 
 
 def test_normalisation_is_the_network_s_first_operation() -> None:

@@ -76,7 +76,7 @@ def test_a_manifest_that_is_not_understood_says_where(
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
 def test_a_file_that_is_no_manifest_is_refused(content: bytes, tiny: StoredVersion) -> None:
     (tiny.folder / MANIFEST).write_bytes(content)
-    with pytest.raises(CorruptCheckpoint, match="manifest.json"):
+    with pytest.raises(CorruptCheckpoint, match=r"manifest\.json"):
         read_manifest(tiny.folder)
 
 

@@ -41,7 +41,9 @@ def with_golden(version: StoredVersion, golden: Golden) -> StoredVersion:
 def test_a_version_whose_engines_do_not_repeat_its_golden_outputs_is_not_served(tiny: StoredVersion) -> None:
     golden = read_golden(tiny.folder)
     wrong = with_golden(tiny, Golden(golden.pixels, golden.logits + np.array([0.1, 0, 0], np.float32)))
-    with pytest.raises(GoldenMismatch, match=r"tiny:1 is not served: engine onnx .* differs .*; engine torch .* differs"):
+    with pytest.raises(
+        GoldenMismatch, match=r"tiny:1 is not served: engine onnx .* differs .*; engine torch .* differs"
+    ):
         load_classifier(wrong, CPU)
 
 

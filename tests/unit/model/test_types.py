@@ -22,7 +22,9 @@ def test_reference_is_written_as_it_is_read() -> None:
         assert str(ModelRef.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "Cats", "cats:", "cats:x", "cats@", "cats:1@a", "../etc", ".hidden", "a/b", "a" * 65])
+@pytest.mark.parametrize(
+    "text", ["", "Cats", "cats:", "cats:x", "cats@", "cats:1@a", "../etc", ".hidden", "a/b", "a" * 65]
+)
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidReference, match="is not a model reference"):
         ModelRef.parse(text)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import JsonValue
 
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
@@ -20,8 +21,8 @@ def bright_or_dark(count: int = 200) -> Part:
 
 def run(seed: int, *, augment: bool = False) -> tuple[PixelNetwork, list[EpochResult], Part]:
     torch.manual_seed(seed)
-    config = {"height": 12, "width": 12, "stages": [[4]], "hidden": [8]}
-    network = PixelNetwork(build_network("classic", 2, config), (0.5,), (0.25,))  # type: ignore[arg-type]
+    config: dict[str, JsonValue] = {"height": 12, "width": 12, "stages": [[4]], "hidden": [8]}
+    network = PixelNetwork(build_network("classic", 2, config), (0.5,), (0.25,))
     learn, check = split(bright_or_dark(), (0.8, 0.2), seed=0)
     epochs: list[EpochResult] = []
     train(network, learn, check, TrainConfig(epochs=4, batch_size=16, augment=augment, seed=seed), epochs.append)

@@ -29,7 +29,14 @@ def run(folder: Path, name: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
 def test_a_version_has_every_file_with_its_digest(tiny: StoredVersion) -> None:
     files = {path.name for path in tiny.folder.iterdir()}
     assert files == {*tiny.manifest.files, "manifest.json"}
-    assert files >= {"model.safetensors", "model.onnx", "model.explain.onnx", "layers.json", "golden.safetensors", "card.md"}
+    assert files >= {
+        "model.safetensors",
+        "model.onnx",
+        "model.explain.onnx",
+        "layers.json",
+        "golden.safetensors",
+        "card.md",
+    }
 
 
 def test_the_explaining_network_gives_the_same_logits_and_every_layer(tiny: StoredVersion) -> None:

@@ -1,0 +1,58 @@
+"""What the OpenAPI document says of predictions: their handlers read raw bodies, which FastAPI cannot describe."""
+
+from typing import Any
+
+from service.problems import MEDIA_TYPE
+from service.schemas import PredictResponse, Problem
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"images": {"type": "array", "items": _FILE}}}
+_JSON = {
+    "type": "object",
+    "required": ["images"],
+    "additionalProperties": False,
+    "properties": {
+        "images": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["b64"],
+                "additionalProperties": False,
+                "properties": {"b64": {"type": "string", "description": "An image file, base64."}},
+            },
+        }
+    },
+}
+_PROBLEMS = {
+    404: "No such model, version or alias.",
+    413: "Too many bytes, pixels or images.",
+    415: "An image of a format that is not decoded.",
+    422: "Not an image, or a request that cannot be understood.",
+    503: "The queue is full (see Retry-After), or the model is not ready.",
+    504: "No answer in time.",
+}
+
+PREDICTION: dict[str, Any] = {
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "description": "An image file as the whole body, under any Content-Type but the last two; "
+            "or a form with one or many files; or JSON with base64. The content tells the format: "
+            "JPEG, PNG, WebP, GIF, BMP or TIFF.",
+            "content": {
+                "image/*": {"schema": _FILE},
+                "application/octet-stream": {"schema": _FILE},
+                "multipart/form-data": {"schema": _FORM},
+                "application/json": {"schema": _JSON},
+            },
+        }
+    },
+    "responses": {
+        200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
+        **{
+            status: {"description": description, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+            for status, description in _PROBLEMS.items()
+        },
+    },
+}

@@ -1,0 +1,108 @@
+"""The command line: what it prints, what it refuses, how it exits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.checkpoint import NETWORK
+from model.registry import Registry, StoredVersion
+from tests.fakes import encode, noise
+from tests.server import hubel
+from tests.unit.model.test_registry import publish_again
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encode(noise()))
+    return path
+
+
+def test_predict_answers_locally(published_tiny: Path, picture: Path) -> None:
+    result = hubel("predict", picture, "--model", "tiny", "--json", "--top-k", "2", HUBEL_REGISTRY=str(published_tiny))
+    (answer,) = json.loads(result.stdout)
+    assert answer["file"] == str(picture)
+    assert [p["label"] in ("ant", "bee", "cow") for p in answer["predictions"]] == [True, True]
+    table = hubel("predict", picture, "--model", "tiny", "--registry", published_tiny)
+    assert (table.returncode, "ant" in table.stdout) == (0, True)
+
+
+def test_predict_tells_of_a_bad_image_and_goes_on(published_tiny: Path, picture: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    result = hubel("predict", bad, picture, "--model", "tiny", "--json", "--registry", published_tiny)
+    assert result.returncode == 1
+    first, second = json.loads(result.stdout)
+    assert first["error"]["title"] == "Not an image that can be read"
+    assert second["predictions"]
+
+
+def test_models_are_listed_shown_and_promoted(tiny_root: Path, tiny: StoredVersion) -> None:
+    publish_again(Registry(tiny_root), tiny)
+    rows = json.loads(hubel("models", "list", "--json", "--registry", tiny_root).stdout)
+    assert [(row["version"], row["aliases"]) for row in rows] == [(1, ["production"]), (2, [])]
+    assert "tiny" in hubel("models", "list", "--registry", tiny_root).stdout
+    assert "tiny network" in hubel("models", "show", "tiny", "--registry", tiny_root).stdout
+    manifest = json.loads(hubel("models", "show", "tiny:2", "--json", "--registry", tiny_root).stdout)
+    assert manifest["labels"] == ["ant", "bee", "cow"]
+    promoted = hubel("models", "promote", "tiny:2", "--registry", tiny_root)
+    assert promoted.stdout == "tiny@production is now version 2\n"
+    assert Registry(tiny_root).state("tiny").aliases == {"production": 2}
+
+
+def test_a_version_that_does_not_load_is_not_promoted(tiny_root: Path, tiny: StoredVersion) -> None:
+    second = publish_again(Registry(tiny_root), tiny)
+    (second.folder / NETWORK).write_bytes(b"broken")
+    result = hubel("models", "promote", "tiny:2", "--registry", tiny_root)
+    assert result.returncode == 2
+    assert NETWORK in result.stderr
+    assert Registry(tiny_root).state("tiny").aliases == {"production": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "list", "--registry", "/nowhere"], ["/nowhere", "hubel setup", "HUBEL_REGISTRY"]),
+        (["serve", "--registry", "/nowhere"], ["/nowhere", "hubel setup", "HUBEL_REGISTRY"]),
+        (["serve", "--port", "99999"], ["HUBEL_PORT is 99999"]),
+        (["models", "show", "dogs"], ["no model 'dogs'", "has tiny"]),
+        (["models", "show", "tiny:x"], ["not a model reference"]),
+        (["models", "promote", "tiny", "--alias", "7"], ["version number"]),
+        (["train", "photos"], ["photos", "digits"]),
+        (["import", "resnet"], ["resnet", "imagenet"]),
+        (["predict", "missing.jpg"], ["missing.jpg", "does not exist"]),
+    ],
+)
+def test_what_is_wrong_is_said_and_ends_with_2(arguments: list[str], words: list[str], published_tiny: Path) -> None:
+    result = hubel(*arguments, HUBEL_REGISTRY=str(published_tiny))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_misspelt_setting_stops_the_start_and_names_the_right_one(published_tiny: Path) -> None:
+    result = hubel("serve", "--registry", published_tiny, HUBEL_MAX_BATCHSIZE="4")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "hubel: HUBEL_MAX_BATCHSIZE is not a setting: did you mean HUBEL_MAX_BATCH_SIZE?\n",
+    )
+
+
+def test_a_service_that_cannot_be_reached_is_said(picture: Path) -> None:
+    result = hubel("predict", picture, "--url", "http://127.0.0.1:9")
+    assert result.returncode == 2
+    assert "http://127.0.0.1:9 cannot be reached" in result.stderr
+
+
+def test_making_models_without_torch_names_the_line_to_type(tmp_path: Path) -> None:
+    """A folder with an unfindable torch stands in for the base install."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+    )
+    for command in (["setup"], ["train", "digits"], ["import", "imagenet"]):
+        result = hubel(*command, "--registry", tmp_path / "registry", PYTHONPATH=str(tmp_path))
+        assert result.returncode == 2
+        assert "pip install 'hubel[torch]'" in result.stderr

@@ -1,0 +1,207 @@
+"""The routes beside predictions: models, health, metrics, documentation; and what a damaged registry does."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.checkpoint import WEIGHTS
+from model.errors import RegistryUnavailable
+from model.registry import Registry, StoredVersion
+from service.app import create_app
+from service.settings import Settings
+from tests.asgi import assert_problem, running
+from tests.fakes import encode, noise
+from tests.unit.model.test_registry import publish_again
+
+pytestmark = pytest.mark.anyio
+IMAGE = encode(noise())
+PREDICT = "/v1/models/tiny/predict"
+
+
+async def metric_values(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
+    """Every sample, by its name and its labels but le."""
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_models_tell_their_versions_aliases_and_state(tiny_root: Path, tiny: StoredVersion) -> None:
+    publish_again(Registry(tiny_root), tiny)
+    async with running(tiny_root) as client:
+        body = (await client.get("/v1/models")).json()
+    assert body["default_model"] == "tiny"
+    (model,) = body["models"]
+    assert (model["name"], model["aliases"]) == ("tiny", {"production": 1})
+    assert [(v["version"], v["state"], v["engine"]) for v in model["versions"]] == [
+        (1, "ready", "onnx"),
+        (2, "stored", None),
+    ]
+
+
+async def test_a_version_tells_its_labels_input_and_card(tiny_root: Path, tiny: StoredVersion) -> None:
+    publish_again(Registry(tiny_root), tiny)
+    async with running(tiny_root) as client:
+        body = (await client.get("/v1/models/tiny")).json()
+        stored = (await client.get("/v1/models/tiny:2")).json()
+        assert_problem(await client.get("/v1/models/tiny:3"), 404, "version-not-found")
+    assert body["labels"] == ["ant", "bee", "cow"]
+    assert body["preprocessing"]["height"] == 12
+    assert (body["engine"], body["device"], body["state"]) == ("onnx", "cpu", "ready")
+    assert body["card"].startswith("# A tiny network")
+    assert (stored["version"], stored["state"], stored["labels"]) == (2, "stored", body["labels"])
+
+
+async def test_a_version_that_no_alias_means_says_how_it_gets_loaded(tiny_root: Path, tiny: StoredVersion) -> None:
+    publish_again(Registry(tiny_root), tiny)
+    async with running(tiny_root) as client:
+        answer = await client.post("/v1/models/tiny:2/predict", content=IMAGE)
+    assert_problem(answer, 503, "model-not-ready", "hubel models promote tiny:2")
+
+
+async def test_a_ready_service_says_so(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        assert (await client.get("/livez")).json() == {"live": True}
+        assert (await client.get("/readyz")).json() == {"ready": True, "waiting_for": []}
+        health = await client.get("/health")
+    assert (health.status_code, health.json()["ready"]) == (200, True)
+
+
+async def test_a_service_that_loads_is_alive_but_not_ready(published_tiny: Path) -> None:
+    async with running(published_tiny, wait=False) as client:
+        assert (await client.get("/livez")).status_code == 200
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1 is loading"])
+        assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "being loaded")
+
+
+async def test_a_tampered_version_is_not_served_and_the_others_are(tiny_root: Path) -> None:
+    shutil.copytree(tiny_root / "tiny", tiny_root / "sound")
+    with (tiny_root / "tiny" / "1" / WEIGHTS).open("ab") as file:
+        file.write(b"x")
+    async with running(tiny_root) as client:
+        assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "GET /health says why")
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert f"{WEIGHTS} is not the file that was published" in health.json()["waiting_for"][0]
+        assert (await client.post("/v1/models/sound/predict", content=IMAGE)).status_code == 200
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_default_model_that_is_not_there_is_named(published_tiny: Path) -> None:
+    async with running(published_tiny, default_model="imagenet") as client:
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert "HUBEL_DEFAULT_MODEL" in ready.json()["waiting_for"][0]
+        assert_problem(await client.post("/v1/predict", content=IMAGE), 404, "model-not-found", "this server has tiny")
+        assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
+
+
+async def test_an_empty_registry_is_served_as_such(tmp_path: Path) -> None:
+    async with running(tmp_path) as client:
+        assert (await client.get("/v1/models")).json()["models"] == []
+        assert_problem(await client.post(PREDICT, content=IMAGE), 404, "model-not-found", "hubel setup")
+
+
+async def test_aliases_that_cannot_be_read_are_told(tiny_root: Path) -> None:
+    (tiny_root / "tiny" / "state.json").write_text("{")
+    async with running(tiny_root) as client:
+        assert "state.json" in (await client.get("/health")).json()["models"][0]["reason"]
+        assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready")
+
+
+async def test_a_missing_registry_stops_the_start(tmp_path: Path) -> None:
+    app = create_app(Settings(registry=tmp_path / "nowhere"))
+    with pytest.raises(RegistryUnavailable, match="hubel setup"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_metrics_count_requests_images_and_batches(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        for _ in range(3):
+            await client.post(PREDICT, content=IMAGE)
+        await client.post(PREDICT, files=[("f", IMAGE), ("f", IMAGE), ("f", b"bad")])
+        await client.post(PREDICT, content=b"bad")
+        await client.post("/v1/models/dogs/predict", content=IMAGE)
+        values = await metric_values(client)
+    version = "model=tiny,version=1"
+    route = "route=/v1/models/{ref}/predict"
+    assert values["hubel_requests_total", f"model=tiny,{route},status=200,version=1"] == 4
+    assert values["hubel_requests_total", f"model=tiny,{route},status=422,version=1"] == 1
+    assert values["hubel_requests_total", f"model=,{route},status=404,version="] == 1
+    assert values["hubel_images_total", version] == 5
+    assert 4 <= values["hubel_batches_total", version] <= 5
+    assert values["hubel_batch_size_sum", version] == 5
+    assert values["hubel_batch_size_count", version] == values["hubel_inference_seconds_count", version]
+    assert values["hubel_queue_seconds_count", version] == 5
+    assert values["hubel_decode_seconds_count", version] == 7
+    assert values["hubel_rejected_images_total", f"error=InvalidImage,{version}"] == 2
+    assert values["hubel_queue_length", version] == 0
+    assert values["hubel_model_ready", version] == 1
+    assert values["hubel_request_seconds_count", f"model=tiny,{route},version=1"] == 5
+    assert ("process_resident_memory_bytes", "") in values
+
+
+async def test_the_access_log_has_the_request_s_id_and_never_the_image(
+    published_tiny: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(published_tiny) as client:
+        await client.post(PREDICT, content=IMAGE, headers={"x-request-id": "find-me"})
+    lines = [line for line in (capsys.readouterr().out + caplog.text).splitlines() if "find-me" in line]
+    assert len(lines) == 1
+    for part in ("status=200", "model=tiny", "version=1", "images=1", "method=POST"):
+        assert part in lines[0]
+
+
+async def test_the_documentation_page_loads_nothing_from_elsewhere(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        assert "https://" not in page.text
+        for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+            assert f"/docs/files/{name}" in page.text
+            assert (await client.get(f"/docs/files/{name}")).status_code == 200
+
+
+async def test_openapi_describes_every_route_and_form(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        document = (await client.get("/openapi.json")).json()
+    assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
+        ("/v1/predict", "post"),
+        ("/v1/models/{ref}/predict", "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{ref}", "get"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+        ("/health", "get"),
+        ("/metrics", "get"),
+    }
+    operation = document["paths"]["/v1/predict"]["post"]
+    assert set(operation["requestBody"]["content"]) == {
+        "image/*",
+        "application/octet-stream",
+        "multipart/form-data",
+        "application/json",
+    }
+    assert set(operation["responses"]) == {"200", "404", "413", "415", "422", "503", "504"}
+    assert {p["name"] for p in operation["parameters"]} == {"top_k", "timeout_ms"}
+    text = json.dumps(document)
+    for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
+        assert reference in document["components"]["schemas"], reference
+
+
+def test_the_arrows_between_the_packages_hold(pytestconfig: pytest.Config) -> None:
+    command = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([command], cwd=pytestconfig.rootpath, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout

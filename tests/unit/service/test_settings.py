@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, load_settings, variable_of
+
+
+def test_nothing_set_means_the_defaults() -> None:
+    assert load_settings({"PATH": "/bin", "HUBELINO": "1"}) == Settings()
+
+
+def test_variables_are_read_and_options_win_over_them() -> None:
+    settings = load_settings(
+        {"HUBEL_REGISTRY": "/models", "HUBEL_PORT": "9000", "HUBEL_DEVICE": "cuda:1"}, port=7, host=None
+    )
+    assert (settings.registry, settings.port, settings.device) == (Path("/models"), 7, "cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("HUBEL_REGISTY", "did you mean HUBEL_REGISTRY?"),
+        ("HUBEL_MAX_BATCH", "did you mean HUBEL_MAX_BATCH_SIZE?"),
+        ("HUBEL_registry", "did you mean HUBEL_REGISTRY?"),
+        ("HUBEL_XYZZY", "the settings are HUBEL_REGISTRY, "),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_that_names_the_right_one(variable: str, hint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({variable: "1"})
+    assert str(caught.value).startswith(f"{variable} is not a setting")
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HUBEL_PORT", "http"),
+        ("HUBEL_PORT", "70000"),
+        ("HUBEL_WORKERS", "0"),
+        ("HUBEL_ENGINE", "tensorrt"),
+        ("HUBEL_DEVICE", "gpu"),
+        ("HUBEL_MAX_IMAGE_PIXELS", "0"),
+        ("HUBEL_DEFAULT_MODEL", "../x"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{variable} is '{value}'"):
+        load_settings({variable: value})
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"max_images_per_request \(64\) is larger than max_queue_size \(8\)"):
+        load_settings({"HUBEL_MAX_QUEUE_SIZE": "8"})
+
+
+def test_what_kubernetes_injects_for_a_service_of_our_name_is_passed_over() -> None:
+    environment = {
+        "HUBEL_PORT": "tcp://10.0.0.1:8000",
+        "HUBEL_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "HUBEL_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "HUBEL_SERVICE_HOST": "10.0.0.1",
+        "HUBEL_SERVICE_PORT_HTTP": "8000",
+    }
+    assert load_settings(environment) == Settings()
+
+
+def test_cores_are_divided_by_the_workers() -> None:
+    alone = Settings().compute_threads
+    assert Settings(workers=64).compute_threads == 1
+    assert Settings(threads=7, workers=2).compute_threads == 7
+    assert alone >= 1
+
+
+def test_every_setting_is_described_and_has_its_variable() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert load_settings({variable_of(name): str(field.default)}) == Settings()
