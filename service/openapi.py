@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of predictions: their handlers read raw bodies, which FastAPI cannot describe."""
+"""What the OpenAPI document says beyond what FastAPI sees: raw bodies, and failures as problems."""
 
 from typing import Any
 
@@ -33,6 +33,13 @@ _PROBLEMS = {
     504: "No answer in time.",
 }
 
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that a route may answer with."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
 PREDICTION: dict[str, Any] = {
     "openapi_extra": {
         "requestBody": {
@@ -50,9 +57,6 @@ PREDICTION: dict[str, Any] = {
     },
     "responses": {
         200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
-        **{
-            status: {"description": description, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-            for status, description in _PROBLEMS.items()
-        },
+        **problems(*_PROBLEMS),
     },
 }

@@ -7,6 +7,7 @@ from model.checkpoint import CARD, read_manifest
 from model.registry import Registry
 from model.types import ModelRef
 from service.dependencies import CurrentSettings, Host
+from service.openapi import problems
 from service.schemas import ModelOut, ModelsOut, VersionDetail
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -20,7 +21,7 @@ async def list_models(host: Host, settings: CurrentSettings) -> ModelsOut:
     )
 
 
-@router.get("/{ref}", response_model_exclude_none=True)
+@router.get("/{ref}", response_model_exclude_none=True, responses=problems(404, 422))
 async def show_model(ref: str, host: Host, settings: CurrentSettings) -> VersionDetail:
     """Show a version: labels, input contract, metrics, engine, card."""
     parsed = ModelRef.parse(ref)

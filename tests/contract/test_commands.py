@@ -7,8 +7,8 @@ import pytest
 
 from model.checkpoint import NETWORK
 from model.registry import Registry, StoredVersion
+from tests.command import hubel
 from tests.fakes import encode, noise
-from tests.server import hubel
 from tests.unit.model.test_registry import publish_again
 
 

@@ -1,10 +1,12 @@
 """The routes beside predictions: models, health, metrics, documentation; and what a damaged registry does."""
 
+import asyncio
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -12,8 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.checkpoint import WEIGHTS
+from model.classifier import Classifier, load_classifier
+from model.engines.selection import EngineChoice
 from model.errors import RegistryUnavailable
 from model.registry import Registry, StoredVersion
+from service import hosting
 from service.app import create_app
 from service.settings import Settings
 from tests.asgi import assert_problem, running
@@ -76,12 +81,25 @@ async def test_a_ready_service_says_so(published_tiny: Path) -> None:
     assert (health.status_code, health.json()["ready"]) == (200, True)
 
 
-async def test_a_service_that_loads_is_alive_but_not_ready(published_tiny: Path) -> None:
+async def test_a_service_that_loads_is_alive_but_not_ready(
+    published_tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(version: StoredVersion, choice: EngineChoice) -> Classifier:
+        go_on.wait(30)
+        return load_classifier(version, choice)
+
+    monkeypatch.setattr(hosting, "load_classifier", slow)
     async with running(published_tiny, wait=False) as client:
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1 is loading"])
         assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "being loaded")
+        go_on.set()
+        while not (await client.get("/readyz")).is_success:
+            await asyncio.sleep(0.01)
+        assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
 
 
 async def test_a_tampered_version_is_not_served_and_the_others_are(tiny_root: Path) -> None:
@@ -197,6 +215,7 @@ async def test_openapi_describes_every_route_and_form(published_tiny: Path) -> N
     assert set(operation["responses"]) == {"200", "404", "413", "415", "422", "503", "504"}
     assert {p["name"] for p in operation["parameters"]} == {"top_k", "timeout_ms"}
     text = json.dumps(document)
+    assert "HTTPValidationError" not in text  # every failure is a problem
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
         assert reference in document["components"]["schemas"], reference
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.server import Server, serving
 from model.classifier import load_classifier
 from model.engines.selection import EngineChoice
 from model.preprocessing import ImageLimits
 from model.registry import Registry
 from model.types import ModelRef
+from tests.command import hubel
 from tests.fakes import encode
-from tests.server import Server, hubel, serving
 
 READY_LIMIT_SECONDS = 3.0
 RESIDENT_LIMIT_KB = 400 * 1024

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
+from benchmarks.server import serving
 from model.checkpoint import WEIGHTS
 from tests.fakes import encode, noise
-from tests.server import serving
 
 IMAGE = encode(noise())
 PREDICT = "/v1/models/tiny/predict"

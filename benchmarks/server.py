@@ -26,9 +26,11 @@ class Server:
     seconds_to_ready: float
 
     def get(self, path: str) -> httpx.Response:
+        """Ask with GET."""
         return httpx.get(self.url + path, timeout=30)
 
     def post(self, path: str, content: bytes) -> httpx.Response:
+        """Send a body with POST."""
         return httpx.post(self.url + path, content=content, timeout=60)
 
 
@@ -36,18 +38,6 @@ def environment(**variables: str) -> dict[str, str]:
     """This process's environment without settings of hubel, and with `variables`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HUBEL_")}
     return {**kept, **variables}
-
-
-def hubel(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of hubel to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "hubel", *map(str, arguments)],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Measurements of what users feel, as tables. Nothing here is a test."""
