@@ -18,7 +18,7 @@ export UV_LINK_MODE ?= hardlink
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## make .venv from requirements.lock (downloads 2.9 GB, 5.6 GB on disk, most of it torch)
+install: $(STAMP) ## make .venv from requirements.lock (3.3 GB to download, 6 GB on disk, most of it torch)
 
 serve: $(STAMP) ## fill the registry where it is empty, then serve on http://127.0.0.1:8000
 	$(BIN)/hubel setup

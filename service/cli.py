@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +45,8 @@ def serve(
     """Serve the models of the registry over HTTP. Every other setting is a HUBEL_ variable."""
     import uvicorn
 
+    from service.logs import configure_logs
+
     settings = load_settings(os.environ, host=host, port=port, registry=registry, workers=workers)
     Registry(settings.registry).check()
     options: dict[str, Any] = {
@@ -53,11 +56,10 @@ def serve(
         "access_log": False,
         "server_header": False,
     }
+    configure_logs(settings.log_level)
     if settings.workers == 1:
         from service.app import create_app
-        from service.logs import configure_logs
 
-        configure_logs(settings.log_level)
         uvicorn.run(create_app(settings), **options)
         return
     # The workers are new processes: their settings, and where their metrics meet, come by environment.
@@ -70,7 +72,9 @@ def serve(
 def predict(
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Image files.")],
     *,
-    model: Annotated[str, typer.Option(help="Model: name, name:3 or name@alias.")] = "imagenet",
+    model: Annotated[
+        str | None, typer.Option(help="name, name:3 or name@alias; the default model if not given.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Ask this service; without it the model is loaded here.")] = None,
     top_k: Annotated[int, typer.Option(min=0, help="Classes to show, 0 for all.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -87,7 +91,7 @@ def predict(
         raise typer.Exit(_FAILED)
 
 
-def _predict_remotely(url: str, images: list[Path], model: str, top_k: int) -> list[dict[str, Any]]:
+def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: int) -> list[dict[str, Any]]:
     """Ask a service for one image at a time, so that a request is never too large for its limits."""
     import httpx
 
@@ -107,7 +111,7 @@ def _predict_remotely(url: str, images: list[Path], model: str, top_k: int) -> l
     return results
 
 
-def _predict_locally(registry: Path, images: list[Path], model: str, top_k: int) -> list[dict[str, Any]]:
+def _predict_locally(registry: Path, images: list[Path], model: str | None, top_k: int) -> list[dict[str, Any]]:
     from model.classifier import load_classifier
     from model.engines.selection import EngineChoice
     from model.preprocessing import ImageLimits
@@ -116,7 +120,7 @@ def _predict_locally(registry: Path, images: list[Path], model: str, top_k: int)
 
     settings = load_settings(os.environ)
     choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
-    classifier = load_classifier(Registry(registry).version(ModelRef.parse(model)), choice)
+    classifier = load_classifier(Registry(registry).version(ModelRef.parse(model or settings.default_model)), choice)
     limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio)
     results: list[dict[str, Any]] = []
     for image in images:
@@ -135,7 +139,7 @@ def _predict_locally(registry: Path, images: list[Path], model: str, top_k: int)
 
 
 def _print_results(results: list[dict[str, Any]]) -> None:
-    table = Table("image", "label", "probability")
+    table = Table("image", "label", "probability", box=box.SIMPLE)
     table.columns[2].justify = "right"
     for result in results:
         if "error" in result:
@@ -174,7 +178,7 @@ def list_models(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    table = Table("model", "version", "aliases", "architecture", "classes", "test accuracy", "created")
+    table = Table("model", "version", "aliases", "architecture", "accuracy", "created", box=box.SIMPLE, padding=(0, 1))
     for row in rows:
         accuracy = row["metrics"].get("test_accuracy")
         table.add_row(
@@ -182,9 +186,8 @@ def list_models(
             str(row["version"]),
             ", ".join(row["aliases"]),
             row["architecture"],
-            str(row["classes"]),
             f"{accuracy:.4f}" if accuracy is not None else "",
-            row["created"],
+            row["created"][: len("2026-01-31")],
         )
     Console().print(table)
 

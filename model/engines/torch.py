@@ -1,11 +1,13 @@
 """torch, on a CPU or a CUDA device: the reference that every other engine is compared with."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
@@ -42,7 +44,7 @@ class TorchEngine:
         network = build_network(manifest.architecture.name, len(manifest.labels), manifest.architecture.config)
         path = folder / WEIGHTS
         try:
-            network.load_state_dict(load_file(path))
+            _load_weights(network, path)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise CorruptCheckpoint(
                 f"{path} does not hold the weights of {manifest.architecture.name}: {error}"
@@ -55,3 +57,14 @@ class TorchEngine:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
         logits = self._network(torch.from_numpy(pixels).to(self.device))
         return np.asarray(logits.cpu().numpy(), dtype=np.float32)  # waits for the device
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    """Load safetensors into a network.
+
+    Some modules (torchvision's MNASNet) convert weights that do not carry the number of their
+    layout, which safetensors has no place for; ours are always of the network's own layout.
+    """
+    weights = OrderedDict(load_file(path))
+    weights._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(weights)

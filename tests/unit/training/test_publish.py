@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
+from model.architectures.catalog import build_network
 from model.checkpoint import CARD, EXPLAIN_NETWORK, LAYERS, NETWORK
 from model.classifier import load_classifier
 from model.engines.selection import EngineChoice
@@ -60,18 +60,14 @@ def test_the_explaining_network_gives_the_same_logits_and_every_layer(tiny: Stor
     assert np.array_equal(relu, explained[by_name["relu1"]["output"]])
 
 
-def test_a_torchvision_network_can_be_published_and_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5"])
+def test_a_torchvision_network_can_be_published_and_served(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    release = dataclasses.replace(tiny_release(), network=_resnet(), architecture=Architecture(name="resnet18"))
+    network = build_network(name, 3, {})
+    release = dataclasses.replace(tiny_release(), network=network, architecture=Architecture(name=name))
     version = publish(Registry(tmp_path), release)
     for engine in ("onnx", "torch"):
         assert load_classifier(version, EngineChoice(engine, "cpu")).engine.name == engine
-
-
-def _resnet() -> nn.Module:
-    from model.architectures.catalog import build_network
-
-    return build_network("resnet18", 3, {})
 
 
 def test_a_network_whose_export_answers_otherwise_is_not_published(
