@@ -1,14 +1,20 @@
 """ONNX Runtime on the CPU: the serving path that needs no torch."""
 
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from model.checkpoint import NETWORK
 from model.engines.base import Logits
 from model.errors import CorruptCheckpoint
 from model.preprocessing import Pixels
+
+# From 1.29 on, ONNX Runtime reports models and their use to its makers, and writes an identifier
+# into the home directory, unless it is told not to before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
 
 _ERRORS_ONLY = 3
 

@@ -90,6 +90,15 @@ def test_a_misspelt_setting_stops_the_start_and_names_the_right_one(published_ti
     )
 
 
+def test_nothing_is_written_into_the_home_directory(published_tiny: Path, picture: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would leave an identifier there, and report to its makers; CI=true would hide that."""
+    home = tmp_path / "home"
+    home.mkdir()
+    result = hubel("predict", picture, "--model", "tiny", "--registry", published_tiny, HOME=str(home), CI="")
+    assert result.returncode == 0
+    assert list(home.rglob("*")) == []
+
+
 def test_a_service_that_cannot_be_reached_is_said(picture: Path) -> None:
     result = hubel("predict", picture, "--url", "http://127.0.0.1:9")
     assert result.returncode == 2
