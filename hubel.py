@@ -3,7 +3,9 @@
 `from hubel import Client` gives the Python client.
 """
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,10 +19,27 @@ __all__ = ["Client", "main"]
 
 app = typer.Typer(
     name="hubel",
-    help="Train a CNN on your folder of images, serve it over REST, and see what every layer sees.",
+    help="Train a CNN, publish it as a version, serve it over REST.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(importlib.metadata.version("hubel"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 training_cli.add_commands(app)
 service_cli.add_commands(app)
 

@@ -112,6 +112,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def read_card(folder: Path) -> str:
+    """Return a version's card, as much of it as can be read."""
+    try:
+        return (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def write_golden(folder: Path, golden: Golden) -> None:
     """Store golden inputs and outputs."""
     # safetensors writes memory as it lies: a view with strides would be stored in the wrong order

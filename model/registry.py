@@ -11,7 +11,7 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from model.errors import (
     VersionNotFound,
 )
 from model.manifest import Manifest
-from model.types import PRODUCTION, ModelRef, check_name
+from model.types import PRODUCTION, ModelRef, check_alias, check_name
 
 DEFAULT_ROOT = Path("registry")
 ROOT_VARIABLE = "HUBEL_REGISTRY"
@@ -76,7 +76,7 @@ class Registry:
             next(self.root.iterdir(), None)
         except OSError as error:
             raise RegistryUnavailable(
-                f"the registry {self.root} cannot be read ({error.strerror}): fill one with 'hubel setup', "
+                f"the registry {self.root.absolute()} cannot be read ({error.strerror}): fill one with 'hubel setup', "
                 "or name another with --registry or HUBEL_REGISTRY"
             ) from error
 
@@ -113,7 +113,9 @@ class Registry:
             return State.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return State()
-        except (OSError, ValidationError, UnicodeDecodeError) as error:
+        except ValidationError as error:
+            raise CorruptCheckpoint(f"{path} is not understood: {error.errors()[0]['msg']}") from error
+        except (OSError, UnicodeDecodeError) as error:
             raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
 
     def resolve(self, ref: ModelRef) -> int:
@@ -163,11 +165,13 @@ class Registry:
             (self.root / name).mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root / name))
         except OSError as error:
-            raise RegistryUnavailable(f"the registry {self.root} cannot be written: {error.strerror}") from error
+            raise self._not_writable(error) from error
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                (self.root / name).rmdir()  # of no effect where the model has a version
 
     def publish(self, staged: Path, manifest: Manifest, alias: str | None = None) -> StoredVersion:
         """Make the staged files the next version of `manifest.name`.
@@ -176,7 +180,7 @@ class Registry:
         new version in any case.
         """
         if alias is not None:
-            check_name(alias, "alias")
+            check_alias(alias)
         for path in staged.iterdir():
             path.chmod(0o644)  # the service may run as another user than the publisher
         manifest = manifest.model_copy(update={"files": digest_files(staged)})
@@ -197,9 +201,7 @@ class Registry:
             ModelNotFound: there is no such model, version or alias.
             InvalidReference: `alias` cannot name an alias.
         """
-        check_name(alias, "alias")
-        if alias.isdecimal():
-            raise InvalidReference(f"alias {alias!r} would read as a version number; choose a word")
+        check_alias(alias)
         version = self.version(ref)
         with self._changing_state(ref.name) as aliases:
             aliases[alias] = version.number
@@ -234,7 +236,11 @@ class Registry:
     def _changing_state(self, name: str) -> Iterator[dict[str, int]]:
         """Give the aliases to change, alone, and replace `state.json` by the result."""
         home = self.root / name
-        with (home / _LOCK).open("a") as lock:
+        try:
+            lock = (home / _LOCK).open("a")
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self.state(name)
             aliases = dict(state.aliases)
@@ -242,6 +248,9 @@ class Registry:
             changed = state.model_copy(update={"aliases": aliases})
             write_temporary(home, changed.model_dump_json(indent=1) + "\n").replace(home / _STATE)
             sync_folder(home)
+
+    def _not_writable(self, error: OSError) -> RegistryUnavailable:
+        return RegistryUnavailable(f"the registry {self.root.absolute()} cannot be written: {error.strerror}")
 
 
 def _is_name(text: str) -> bool:

@@ -41,18 +41,28 @@ class ModelRef:
         return f"{self.name}:{self.version}" if self.version is not None else f"{self.name}@{self.alias}"
 
 
-def check_name(text: str, what: str = "model") -> str:
-    """Return `text` if it may name a model or an alias.
+def check_name(text: str, what: str = "a model") -> None:
+    """Make sure that `text` may name a model.
 
     Raises:
         InvalidReference: it may not.
     """
     if re.fullmatch(NAME_PATTERN, text) is None:
         raise InvalidReference(
-            f"{text!r} cannot name a {what}: use 1 to 64 lower-case letters, digits, '.', '_' and '-', "
+            f"{text!r} cannot be the name of {what}: use 1 to 64 lower-case letters, digits, '.', '_' and '-', "
             "beginning with a letter or a digit"
         )
-    return text
+
+
+def check_alias(text: str) -> None:
+    """Make sure that `text` may name an alias.
+
+    Raises:
+        InvalidReference: it may not, or it would read as a version's number.
+    """
+    check_name(text, "an alias")
+    if text.isdecimal():
+        raise InvalidReference(f"alias {text!r} would read as a version number; choose a word")
 
 
 @dataclass(frozen=True)

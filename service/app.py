@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.responses import RedirectResponse
 
 from model.registry import Registry
 from service import problems
@@ -48,9 +49,14 @@ def create_app(settings: Settings) -> FastAPI:
     problems.add_handlers(app)
     for routes in (predictions, models, health):
         app.include_router(routes.router)
+    app.add_api_route("/", _to_documentation, include_in_schema=False)
     app.add_middleware(LimitBody, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
+
+
+async def _to_documentation() -> RedirectResponse:
+    return RedirectResponse("docs")
 
 
 def create_worker_app() -> FastAPI:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from model.errors import InvalidImage
 from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry
@@ -55,6 +57,8 @@ def serve(
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "ws": "none",
+        "timeout_graceful_shutdown": math.ceil(settings.request_timeout_ms / 1000),
     }
     configure_logs(settings.log_level)
     if settings.workers == 1:
@@ -105,7 +109,10 @@ def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: in
                 results.append({"file": str(image), **result.model_dump(exclude_none=True)})
             except ProblemError as error:
                 results.append({"file": str(image), "error": error.problem.model_dump(exclude_none=True)})
-            except httpx.HTTPError as error:
+            except httpx.HTTPStatusError as error:
+                typer.echo(f"hubel: {url} answers {error.response.status_code}, and not as hubel does", err=True)
+                raise typer.Exit(_USAGE) from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 typer.echo(f"hubel: {url} cannot be reached: {error}", err=True)
                 raise typer.Exit(_USAGE) from error
     return results
@@ -138,17 +145,25 @@ def _predict_locally(registry: Path, images: list[Path], model: str | None, top_
     return results
 
 
+def _table(*headers: str) -> Table:
+    """Make a table whose cells go over several lines rather than lose their ends."""
+    return Table(*(Column(header, overflow="fold") for header in headers), box=box.SIMPLE, padding=(0, 1))
+
+
 def _print_results(results: list[dict[str, Any]]) -> None:
-    table = Table("image", "label", "probability", box=box.SIMPLE)
+    table = _table("image", "label", "probability")
     table.columns[2].justify = "right"
     for result in results:
         if "error" in result:
-            table.add_row(result["file"], f"[red]{result['error']['detail']}[/red]", "", end_section=True)
+            detail = Text(result["error"]["detail"], style="red")
+            table.add_row(Text(result["file"]), detail, "", end_section=True)
             continue
         last = len(result["predictions"]) - 1
         for number, prediction in enumerate(result["predictions"]):
-            name = result["file"] if number == 0 else ""
-            table.add_row(name, prediction["label"], f"{prediction['probability']:.4f}", end_section=number == last)
+            name = Text(result["file"] if number == 0 else "")
+            table.add_row(
+                name, Text(prediction["label"]), f"{prediction['probability']:.4f}", end_section=number == last
+            )
     Console().print(table)
 
 
@@ -178,7 +193,7 @@ def list_models(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    table = Table("model", "version", "aliases", "architecture", "accuracy", "created", box=box.SIMPLE, padding=(0, 1))
+    table = _table("model", "version", "aliases", "architecture", "accuracy", "created")
     for row in rows:
         accuracy = row["metrics"].get("test_accuracy")
         table.add_row(
@@ -201,7 +216,7 @@ def show_model(
     """Show a version's card, or its manifest with --json."""
     from rich.markdown import Markdown
 
-    from model.checkpoint import CARD
+    from model.checkpoint import read_card
 
     version = Registry(registry).version(ModelRef.parse(ref))
     if as_json:
@@ -209,7 +224,7 @@ def show_model(
         return
     console = Console()
     console.print(f"{version} in {version.folder}")
-    console.print(Markdown((version.folder / CARD).read_text(encoding="utf-8")))
+    console.print(Markdown(read_card(version.folder)))
 
 
 @models_app.command("promote")

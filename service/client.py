@@ -7,6 +7,7 @@ from types import TracebackType
 import httpx
 from pydantic import ValidationError
 
+from model.types import ModelRef
 from service.schemas import PredictResponse, Problem
 
 
@@ -35,15 +36,21 @@ class Client:
         """Close the connection."""
         self._http.close()
 
-    def predict(self, images: Sequence[bytes | Path], model: str | None = None, top_k: int = 5) -> PredictResponse:
+    def predict(
+        self, images: Sequence[bytes | str | Path], model: str | None = None, top_k: int = 5
+    ) -> PredictResponse:
         """Classify image files, given by their bytes or their paths, in one request.
 
         Raises:
+            ValueError: no image is given.
+            InvalidReference: `model` is not a model reference.
             ProblemError: the service refused the request.
             httpx.HTTPError: the service could not be reached.
         """
-        files = [image.read_bytes() if isinstance(image, Path) else image for image in images]
-        path = f"/v1/models/{model}/predict" if model else "/v1/predict"
+        files = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        if not files:
+            raise ValueError("no image is given")
+        path = f"/v1/models/{ModelRef.parse(model)}/predict" if model else "/v1/predict"
         if len(files) == 1:
             response = self._http.post(path, params={"top_k": top_k}, content=files[0])
         else:

@@ -16,7 +16,15 @@ import numpy as np
 
 from model.classifier import Classifier, Probabilities, load_classifier
 from model.engines.selection import EngineChoice
-from model.errors import AliasNotFound, InvalidImage, Limit, ModelError, ModelNotFound, VersionNotFound
+from model.errors import (
+    AliasNotFound,
+    InvalidImage,
+    Limit,
+    ModelError,
+    ModelNotFound,
+    RegistryUnavailable,
+    VersionNotFound,
+)
 from model.preprocessing import ImageFacts, ImageLimits, Pixels, PreparedImage
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
@@ -172,6 +180,7 @@ class ModelHost:
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self.models: dict[str, HostedModel] = {}
+        self.reason = ""
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -182,10 +191,14 @@ class ModelHost:
     def start(self) -> None:
         """Read what the registry has, and begin to load every version that an alias points at.
 
-        Raises:
-            RegistryUnavailable: the registry's folder is missing.
+        What cannot be read is logged, and told by `waiting_for`; the rest is served.
         """
-        for name in self._registry.names():
+        try:
+            names = self._registry.names()
+        except RegistryUnavailable as error:
+            self.reason = str(error)
+            names = []
+        for name in names:
             model = self.models[name] = HostedModel(name)
             try:
                 model.aliases = dict(self._registry.state(name).aliases)
@@ -198,6 +211,8 @@ class ModelHost:
                 model.versions[number] = HostedVersion(number, state)
                 if state is LoadState.LOADING:
                     self._loading.append(asyncio.get_running_loop().create_task(self._load(model, number)))
+        for reason in self.waiting_for():
+            _log.warning("not ready: %s", reason)
 
     async def close(self) -> None:
         """Stop loading and serving."""
@@ -229,9 +244,13 @@ class ModelHost:
         if model.reason:
             raise ModelNotReady(f"the aliases of model {ref.name!r} cannot be read; GET /health says why")
         number = model.aliases.get(ref.alias or "")
-        if number not in model.versions:
+        if number is None:
             known = ", ".join(sorted(model.aliases)) or "none"
-            raise AliasNotFound(f"model {ref.name!r} has no version with the alias {ref.alias!r}; it has {known}")
+            raise AliasNotFound(f"model {ref.name!r} has no alias {ref.alias!r}; it has {known}")
+        if number not in model.versions:
+            raise VersionNotFound(
+                f"alias {ref.alias!r} of model {ref.name!r} means version {number}, which is not there"
+            )
         return model.versions[number]
 
     def ready(self, ref: ModelRef) -> ServedModel:
@@ -258,6 +277,8 @@ class ModelHost:
 
     def waiting_for(self) -> list[str]:
         """Return what keeps the service from being ready: nothing when the default model is loaded."""
+        if self.reason:
+            return [self.reason]
         ref = ModelRef.parse(self._settings.default_model)
         try:
             version = self.find(ref)
@@ -265,7 +286,7 @@ class ModelHost:
             return [f"the default model (HUBEL_DEFAULT_MODEL): {error}"]
         if version.state is LoadState.READY:
             return []
-        return [f"{ref.name}:{version.number} is {version.state}" + (f": {version.reason}" if version.reason else "")]
+        return [f"{ref.name}:{version.number}: {version.state}" + (f": {version.reason}" if version.reason else "")]
 
     async def _load(self, model: HostedModel, number: int) -> None:
         """Load a version in a thread of its own, which then is the engine's."""

@@ -9,8 +9,10 @@ import structlog
 
 def configure_logs(level: str) -> None:
     """Send every logger of this process to standard error as JSON lines."""
-    # Pillow warns about odd files of callers; it would be our log that they write in.
+    # These speak of what callers send; it would be our log that callers write in.
     warnings.filterwarnings("ignore", module="PIL")
+    for library in ("PIL", "python_multipart"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

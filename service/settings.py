@@ -70,7 +70,7 @@ class Settings(BaseModel):
     def _request_fits_queue(self) -> "Settings":
         if self.max_images_per_request > self.max_queue_size:
             raise ValueError(
-                f"max_images_per_request ({self.max_images_per_request}) is larger than max_queue_size "
+                f"HUBEL_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) is larger than HUBEL_MAX_QUEUE_SIZE "
                 f"({self.max_queue_size}): such a request could never be taken in"
             )
         return self

@@ -8,7 +8,9 @@ import base64
 import binascii
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -27,20 +29,26 @@ async def read_uploads(request: Request, max_images: int) -> list[Upload]:
         TooManyImages: it holds more than `max_images`.
         BodyTooLarge: it has too many bytes.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type == "multipart/form-data":
-        uploads = await _read_form(request, max_images)
-    elif content_type == "application/json":
-        uploads = _read_json(await request.body(), max_images)
-    else:
-        uploads = [await request.body()]
-    return uploads
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise InvalidRequest(f"the body has the Content-Encoding {encoding!r}: send it as it is")
+    content_type, options = parse_options_header(request.headers.get("content-type"))
+    body = await request.body()
+    match content_type:
+        case b"multipart/form-data":
+            return await _read_form(request, body, options.get(b"boundary", b""), max_images)
+        case b"application/json":
+            return await run_in_threadpool(_read_json, body, max_images)
+        case _:
+            return [body]
 
 
-async def _read_form(request: Request, max_images: int) -> list[Upload]:
+async def _read_form(request: Request, body: bytes, boundary: bytes, max_images: int) -> list[Upload]:
+    if boundary and b"--" + boundary + b"--" not in body:
+        raise InvalidRequest("the multipart form ends before its closing boundary: it was cut off")
     try:
         # One more than is allowed, so that it is we who say that there are too many.
-        async with request.form(max_files=max_images + 1, max_fields=1) as form:
+        async with request.form(max_files=max_images + 1, max_fields=max_images + 1) as form:
             for name, part in form.multi_items():
                 if not isinstance(part, UploadFile):
                     raise InvalidRequest(
@@ -57,6 +65,10 @@ async def _read_form(request: Request, max_images: int) -> list[Upload]:
 
 
 def _read_json(body: bytes, max_images: int) -> list[Upload]:
+    # One comma stands between two images, and none inside. Counting them first bounds what a
+    # hostile body can make the parser build.
+    if body.count(b",") > 2 * max_images:
+        check_count(max_images + 1, max_images)
     try:
         images = PredictRequest.model_validate_json(body).images
     except ValidationError as error:
@@ -86,7 +98,10 @@ def check_count(count: int, max_images: int) -> None:
 
 
 def _decode_base64(text: str) -> Upload:
+    """Decode standard base64, broken into lines or not."""
+    if text.startswith("data:"):
+        return InvalidImage("b64 is a data URL: send only what follows its comma")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         return InvalidImage(f"b64 is not base64: {error}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from benchmarks.server import environment
 
 
-def hubel(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def hubel(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of hubel to its end."""
     return subprocess.run(
         [sys.executable, "-m", "hubel", *map(str, arguments)],
         env=environment(**variables),
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.errors import ModelNotFound
 from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry, StoredVersion
+from model.types import check_alias
 
 if TYPE_CHECKING:
     from training.publish import Release
@@ -51,7 +52,9 @@ def train(
     if data != DIGITS:
         raise typer.BadParameter(f"{data!r} is not known: this release trains on {DIGITS!r}", param_hint="DATA")
     _require_torch("train")
-    _train_digits(Registry(registry), name or DIGITS, alias)
+    store = Registry(registry)
+    _check_destination(store, name or DIGITS, alias)
+    _train_digits(store, name or DIGITS, alias)
 
 
 def import_model(
@@ -64,7 +67,9 @@ def import_model(
     if source != IMAGENET:
         raise typer.BadParameter(f"{source!r} is not known: this release imports {IMAGENET!r}", param_hint="SOURCE")
     _require_torch("import")
-    _import_imagenet(Registry(registry), name or IMAGENET, alias)
+    store = Registry(registry)
+    _check_destination(store, name or IMAGENET, alias)
+    _import_imagenet(store, name or IMAGENET, alias)
 
 
 def _has(store: Registry, name: str) -> bool:
@@ -72,6 +77,14 @@ def _has(store: Registry, name: str) -> bool:
         return store.root.exists() and bool(store.numbers(name))
     except ModelNotFound:
         return False
+
+
+def _check_destination(store: Registry, name: str, alias: str | None) -> None:
+    """Find out before the work, not after it, whether its result can be published."""
+    if alias is not None:
+        check_alias(alias)
+    with store.staging(name):
+        pass
 
 
 def _require_torch(command: str) -> None:
@@ -88,16 +101,15 @@ def _train_digits(store: Registry, name: str, alias: str | None) -> None:
     config = TrainConfig()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(20),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
         task = progress.add_task(f"training {name}", total=config.epochs)
 
         def show(result: EpochResult) -> None:
-            figures = f"loss {result.loss:.3f}, validation accuracy {result.validation_accuracy:.3f}"
+            figures = f"loss {result.loss:.3f}, validation {result.validation_accuracy:.3f}"
             progress.update(task, advance=1, description=f"training {name}: {figures}")
 
         release = train_digits(name, config, show)

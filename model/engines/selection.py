@@ -65,7 +65,7 @@ def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate
         raise EngineUnavailable(
             f"no engine for engine={choice.engine}, device={choice.device}: the version runs on "
             f"{', '.join(offered)}; on this machine torch is {_installed('torch')} and onnx is {_installed('onnx')}; "
-            "on CUDA devices only torch runs (install it with: pip install 'hubel[torch]')"
+            "on CUDA devices only torch runs, which comes with: pip install 'hubel[torch]'"
         )
     return fitting
 

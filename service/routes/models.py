@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from model.checkpoint import CARD, read_manifest
+from model.checkpoint import read_card, read_manifest
 from model.registry import Registry
 from model.types import ModelRef
 from service.dependencies import CurrentSettings, Host
@@ -28,6 +28,5 @@ async def show_model(ref: str, host: Host, settings: CurrentSettings) -> Version
     version = host.find(parsed)
     folder = Registry(settings.registry).folder(parsed.name, version.number)
     manifest = version.stored.manifest if version.stored else await run_in_threadpool(read_manifest, folder)
-    card = folder / CARD
-    text = await run_in_threadpool(card.read_text, "utf-8") if card.exists() else ""
-    return VersionDetail.describe(host.models[parsed.name], version, manifest, text)
+    card = await run_in_threadpool(read_card, folder)
+    return VersionDetail.describe(host.models[parsed.name], version, manifest, card)

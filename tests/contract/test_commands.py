@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, how it exits."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -70,6 +71,10 @@ def test_a_version_that_does_not_load_is_not_promoted(tiny_root: Path, tiny: Sto
         (["models", "show", "tiny:x"], ["not a model reference"]),
         (["models", "promote", "tiny", "--alias", "7"], ["version number"]),
         (["train", "photos"], ["photos", "digits"]),
+        (["train", "digits", "--alias", "Bad Alias"], ["'Bad Alias' cannot be the name of an alias"]),
+        (["train", "digits", "--name", "../evil"], ["'../evil' cannot be the name of a model"]),
+        (["import", "imagenet", "--alias", "2"], ["version number"]),
+        (["import", "imagenet", "--registry", "/proc/nowhere"], ["/proc/nowhere cannot be written"]),
         (["import", "resnet"], ["resnet", "imagenet"]),
         (["predict", "missing.jpg"], ["missing.jpg", "does not exist"]),
     ],
@@ -97,6 +102,22 @@ def test_nothing_is_written_into_the_home_directory(published_tiny: Path, pictur
     result = hubel("predict", picture, "--model", "tiny", "--registry", published_tiny, HOME=str(home), CI="")
     assert result.returncode == 0
     assert list(home.rglob("*")) == []
+
+
+def test_names_that_a_terminal_or_rich_would_read_as_orders_are_printed_as_they_are(
+    published_tiny: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "q[" / "z[red].png"
+    path.parent.mkdir()
+    path.write_bytes(encode(noise()))
+    result = hubel("predict", "z[red].png", "--model", "tiny", "--registry", published_tiny, cwd=path.parent)
+    assert (result.returncode, "z[red].png" in result.stdout) == (0, True)
+    narrow = hubel("models", "list", "--registry", published_tiny, PYTHONIOENCODING="ascii", COLUMNS="44")
+    assert (narrow.returncode, "tiny" in narrow.stdout) == (0, True)
+
+
+def test_the_version_is_told(published_tiny: Path) -> None:
+    assert hubel("--version").stdout == importlib.metadata.version("hubel") + "\n"
 
 
 def test_a_service_that_cannot_be_reached_is_said(picture: Path) -> None:

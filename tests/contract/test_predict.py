@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gzip
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,50 @@ async def test_json_of_another_form_is_explained(content: bytes, word: str, publ
             PREDICT, content=content, headers={"content-type": "application/json; charset=utf-8"}
         )
     assert_problem(answer, 422, "invalid-request", '{"images": [{"b64": "..."}]}', word)
+
+
+async def test_a_body_that_would_make_the_parser_build_without_bound_is_refused_soon(published_tiny: Path) -> None:
+    many = 2_000_000
+    bodies = [
+        b'{"images":[' + b"1," * many + b"1]}",
+        b'{"images":[' + b'{"b64":""},' * (many // 4) + b'{"b64":""}]}',
+        b"{" + b",".join(b'"%d":1' % n for n in range(many // 4)) + b"}",
+    ]
+    async with running(published_tiny) as client:
+        for body in bodies:
+            started = time.monotonic()
+            answer = await client.post(PREDICT, content=body, headers={"content-type": "application/json"})
+            assert_problem(answer, 413, "too-many-images")
+            assert time.monotonic() - started < 1
+        deep = await client.post(PREDICT, content=b"[" * many, headers={"content-type": "application/json"})
+        assert_problem(deep, 422, "invalid-request", "JSON")
+
+
+async def test_base64_may_be_broken_into_lines_and_a_data_url_is_explained(published_tiny: Path) -> None:
+    lines = base64.encodebytes(IMAGE).decode()
+    url = "data:image/png;base64," + lines
+    async with running(published_tiny) as client:
+        answer = await client.post(PREDICT, json={"images": [{"b64": lines}, {"b64": url}]})
+    good, bad = answer.json()["results"]
+    assert good["image"]["format"] == "PNG"
+    assert "data URL" in bad["error"]["detail"]
+
+
+async def test_a_compressed_body_is_refused_by_name(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        answer = await client.post(PREDICT, content=gzip.compress(IMAGE), headers={"content-encoding": "gzip"})
+    assert_problem(answer, 422, "invalid-request", "Content-Encoding 'gzip'")
+
+
+async def test_a_form_that_is_cut_off_is_refused_whole(published_tiny: Path) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="n"\r\n\r\n' + IMAGE + b"\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    async with running(published_tiny) as client:
+        for body in (part, part + part[: len(part) // 2], part[:90]):
+            answer = await client.post(PREDICT, content=body, headers=headers)
+            assert_problem(answer, 422, "invalid-request", "cut off")
+        whole = await client.post(PREDICT, content=part + part + b"--b--\r\n", headers=headers)
+    assert len(whole.json()["results"]) == 2
 
 
 async def test_a_form_that_is_none_is_explained(published_tiny: Path) -> None:

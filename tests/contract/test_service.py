@@ -16,11 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.checkpoint import WEIGHTS
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
-from model.errors import RegistryUnavailable
 from model.registry import Registry, StoredVersion
 from service import hosting
-from service.app import create_app
-from service.settings import Settings
 from tests.asgi import assert_problem, running
 from tests.fakes import encode, noise
 from tests.unit.model.test_registry import publish_again
@@ -94,7 +91,7 @@ async def test_a_service_that_loads_is_alive_but_not_ready(
     async with running(published_tiny, wait=False) as client:
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
-        assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1 is loading"])
+        assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1: loading"])
         assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "being loaded")
         go_on.set()
         while not (await client.get("/readyz")).is_success:
@@ -137,11 +134,27 @@ async def test_aliases_that_cannot_be_read_are_told(tiny_root: Path) -> None:
         assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready")
 
 
-async def test_a_missing_registry_stops_the_start(tmp_path: Path) -> None:
-    app = create_app(Settings(registry=tmp_path / "nowhere"))
-    with pytest.raises(RegistryUnavailable, match="hubel setup"):
-        async with app.router.lifespan_context(app):
-            pass
+async def test_a_registry_that_goes_missing_leaves_a_service_that_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path / "nowhere") as client:
+        assert "nowhere cannot be read" in (await client.get("/readyz")).json()["waiting_for"][0]
+        assert (await client.get("/livez")).status_code == 200
+        assert_problem(await client.post(PREDICT, content=IMAGE), 404, "model-not-found", "hubel setup")
+    assert "not ready: the registry" in caplog.text
+
+
+async def test_an_alias_of_a_version_that_is_gone_is_told(tiny_root: Path) -> None:
+    (tiny_root / "tiny" / "state.json").write_text('{"aliases": {"production": 4}}')
+    async with running(tiny_root) as client:
+        answer = await client.post(PREDICT, content=IMAGE)
+    assert_problem(answer, 404, "version-not-found", "alias 'production' of model 'tiny' means version 4")
+
+
+async def test_a_card_that_is_no_text_is_shown_as_far_as_it_can_be(tiny_root: Path) -> None:
+    (tiny_root / "tiny" / "1" / "card.md").write_bytes(b"# A \xff card")
+    async with running(tiny_root) as client:
+        assert (await client.get("/v1/models/tiny")).json()["card"] == "# A \ufffd card"
 
 
 async def test_metrics_count_requests_images_and_batches(published_tiny: Path) -> None:
@@ -184,7 +197,8 @@ async def test_the_access_log_has_the_request_s_id_and_never_the_image(
 
 async def test_the_documentation_page_loads_nothing_from_elsewhere(published_tiny: Path) -> None:
     async with running(published_tiny) as client:
-        page = await client.get("/docs")
+        page = await client.get("/", follow_redirects=True)
+        assert page.url.path == "/docs"
         assert page.status_code == 200
         assert "https://" not in page.text
         for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):

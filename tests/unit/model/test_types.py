@@ -31,5 +31,5 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 
 
 def test_a_name_that_could_leave_the_registry_is_refused() -> None:
-    with pytest.raises(InvalidReference, match="cannot name a model"):
+    with pytest.raises(InvalidReference, match="cannot be the name of a model"):
         check_name("../up")

@@ -51,7 +51,9 @@ def test_a_value_that_is_not_allowed_is_named(variable: str, value: str) -> None
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"max_images_per_request \(64\) is larger than max_queue_size \(8\)"):
+    with pytest.raises(
+        SettingsError, match=r"HUBEL_MAX_IMAGES_PER_REQUEST \(64\) is larger than HUBEL_MAX_QUEUE_SIZE \(8\)"
+    ):
         load_settings({"HUBEL_MAX_QUEUE_SIZE": "8"})
 
 
