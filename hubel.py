@@ -4,6 +4,7 @@
 """
 
 import importlib.metadata
+import os
 import sys
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from model.errors import ModelError
 from service import cli as service_cli
 from service.client import Client
 from service.errors import ServiceError
+from service.settings import read_variables
 from training import cli as training_cli
 
 __all__ = ["Client", "main"]
@@ -37,7 +39,8 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options that stand before a command, and refuse misspelt variables before any."""
+    read_variables(os.environ)
 
 
 training_cli.add_commands(app)

@@ -51,6 +51,9 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         CorruptCheckpoint: a file is missing or is not the one that was published.
     """
+    unlisted = {WEIGHTS, NETWORK, GOLDEN} - manifest.files.keys()
+    if unlisted:
+        raise CorruptCheckpoint(f"{folder / MANIFEST} does not list {', '.join(sorted(unlisted))}")
     for name, record in manifest.files.items():
         path = folder / name
         try:
@@ -89,7 +92,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         os.link(temporary, folder / MANIFEST)
     finally:
         temporary.unlink()
-    sync_folder(folder)
+    sync(folder)
 
 
 def write_temporary(folder: Path, text: str) -> Path:
@@ -103,9 +106,9 @@ def write_temporary(folder: Path, text: str) -> Path:
     return Path(name)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the folder's own entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of entries, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

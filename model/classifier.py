@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Golden, read_golden, verify_files
 from model.engines.base import Engine, Logits
-from model.engines.selection import EngineChoice, open_candidates
-from model.errors import GoldenMismatch
+from model.engines.selection import EngineChoice, candidates, open_engine
+from model.errors import EngineUnavailable, GoldenMismatch, ModelError
 from model.manifest import Manifest
 from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image
 from model.registry import StoredVersion
@@ -51,22 +51,25 @@ def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
     """Verify a version's files and load it onto the first engine that repeats its golden outputs.
 
     Raises:
-        CorruptCheckpoint: a file is missing or altered, or no engine agrees with the golden outputs.
+        CorruptCheckpoint: a file is missing or altered, or no engine repeats the golden outputs.
         EngineUnavailable: nothing on this machine may run the version.
     """
     load_decoders()
     verify_files(version.folder, version.manifest)
     golden = read_golden(version.folder)
-    mismatches = []
-    for engine in open_candidates(version, choice):
+    failures: list[ModelError] = []
+    for candidate in candidates(choice, version.manifest.engines):
         try:
+            engine = open_engine(version, candidate, choice.threads)
             check_golden(engine, golden, version.manifest)
-        except GoldenMismatch as mismatch:
-            _log.warning("%s: %s", version, mismatch)
-            mismatches.append(str(mismatch))
+        except ModelError as error:
+            failures.append(error)
+        except RuntimeError as error:  # CUDA's own: out of memory, a driver without a device, ...
+            failures.append(EngineUnavailable(f"{candidate.engine} on {candidate.device} fails: {error}"))
         else:
             return Classifier(version.manifest, engine)
-    raise GoldenMismatch(f"{version} is not served: " + "; ".join(mismatches))
+        _log.warning("%s: %s", version, failures[-1])
+    raise type(failures[0])(f"{version} is not served: " + "; ".join(map(str, failures))) from failures[0]
 
 
 def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:

@@ -25,11 +25,10 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound that an input went over: its name, its value, and what was found."""
+    """A bound that was reached: its name and its value."""
 
     name: str
     value: float
-    found: float | None = None
 
 
 class InvalidImage(ModelError):

@@ -60,7 +60,6 @@ _OTHER_FORMATS = (
     (0, b"8BPS", "PSD"),
     (0, b"%PDF", "PDF"),
     (0, b"%!PS", "EPS"),
-    (0, b"<svg", "SVG"),
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"BLP2", "BLP"),
     (0, b"BLP1", "BLP"),
@@ -159,6 +158,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits
     # whatever they raise, the caller is told that the image is broken.
     try:
         orientation, image, applied = _decode(data, opened, preprocessing)
+        width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
         small = _resample(image, orientation, preprocessing)
     except Exception as error:
         raise InvalidImage(f"the {image_format} image is broken or truncated: {_reason(error)}") from error
@@ -167,7 +167,6 @@ def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits
     if _has_second_frame(opened):
         applied.append("first_frame")
     pixels = np.asarray(small, dtype=np.uint8).reshape(preprocessing.shape)
-    width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
     return PreparedImage(pixels, ImageFacts(width, height, image_format, tuple(applied)))
 
 
@@ -186,14 +185,14 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
     if pixels > limits.max_image_pixels:
         raise ImageTooLarge(
             f"the image has {width} x {height} = {pixels} pixels; the limit is {limits.max_image_pixels}",
-            Limit("max_image_pixels", limits.max_image_pixels, pixels),
+            Limit("max_image_pixels", limits.max_image_pixels),
         )
     ratio = max(width, height) / max(min(width, height), 1)
     if ratio > limits.max_image_aspect_ratio:
         raise ImageTooLarge(
             f"the image's sides, {width} x {height}, have a ratio of {ratio:.0f}; "
             f"the limit is {limits.max_image_aspect_ratio:g}",
-            Limit("max_image_aspect_ratio", limits.max_image_aspect_ratio, ratio),
+            Limit("max_image_aspect_ratio", limits.max_image_aspect_ratio),
         )
 
 
@@ -335,8 +334,11 @@ def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing
 
 
 def _has_second_frame(image: Image.Image) -> bool:
+    """Look for a second frame without decoding it; afterwards the image may be at that frame."""
     try:
-        image.seek(1)
+        if image.format == "TIFF":  # whose `is_animated` would walk through every frame
+            image.seek(1)
+            return True
+        return bool(getattr(image, "is_animated", False))
     except Exception:  # EOFError where there is none; a broken second frame is none either
         return False
-    return True

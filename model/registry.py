@@ -11,14 +11,14 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model.checkpoint import MANIFEST, digest_files, read_manifest, sync_folder, write_manifest, write_temporary
+from model.checkpoint import MANIFEST, digest_files, read_manifest, sync, write_manifest, write_temporary
 from model.errors import (
     AliasNotFound,
     CorruptCheckpoint,
@@ -170,8 +170,6 @@ class Registry:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                (self.root / name).rmdir()  # of no effect where the model has a version
 
     def publish(self, staged: Path, manifest: Manifest, alias: str | None = None) -> StoredVersion:
         """Make the staged files the next version of `manifest.name`.
@@ -183,6 +181,8 @@ class Registry:
             check_alias(alias)
         for path in staged.iterdir():
             path.chmod(0o644)  # the service may run as another user than the publisher
+            sync(path)
+        sync(staged)
         manifest = manifest.model_copy(update={"files": digest_files(staged)})
         number = self._rename_to_next_number(staged, manifest.name)
         folder = self.folder(manifest.name, number)
@@ -215,7 +215,7 @@ class Registry:
             entries = list((self.root / name).iterdir())
         except OSError:
             return []
-        return sorted(int(path.name) for path in entries if path.name.isdecimal() and (path / MANIFEST).is_file())
+        return sorted(int(path.name) for path in entries if path.name.isdecimal() and _is_file(path / MANIFEST))
 
     def _rename_to_next_number(self, staged: Path, name: str) -> int:
         home = self.root / name
@@ -229,7 +229,7 @@ class Registry:
                 if not (home / str(number)).exists():
                     raise
                 continue
-            sync_folder(home)
+            sync(home)
             return number
 
     @contextmanager
@@ -247,7 +247,7 @@ class Registry:
             yield aliases
             changed = state.model_copy(update={"aliases": aliases})
             write_temporary(home, changed.model_dump_json(indent=1) + "\n").replace(home / _STATE)
-            sync_folder(home)
+            sync(home)
 
     def _not_writable(self, error: OSError) -> RegistryUnavailable:
         return RegistryUnavailable(f"the registry {self.root.absolute()} cannot be written: {error.strerror}")
@@ -259,3 +259,10 @@ def _is_name(text: str) -> bool:
     except InvalidReference:
         return False
     return True
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be entered holds nothing for us
+        return False

@@ -7,6 +7,7 @@ back to those who brought the items.
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from typing import Generic, Protocol, TypeVar
 
 from model.errors import InferenceFailed, Limit
 from service.errors import QueueFull
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,7 +116,7 @@ class Batcher(Generic[T, R]):
             raise QueueFull(
                 f"{self._admitted} images are being answered, and {count} more would be over the limit of "
                 f"{self._max_queue_size}",
-                Limit("max_queue_size", self._max_queue_size, self._admitted + count),
+                Limit("max_queue_size", self._max_queue_size),
                 retry_after_seconds=max(1, math.ceil(self._admitted * self._seconds_per_item)),
             )
         self._admitted += count
@@ -141,13 +144,26 @@ class Batcher(Generic[T, R]):
         finally:
             for entry in entries:
                 entry.answer.cancel()  # of no effect where the answer is there
+            if any(entry.answer.cancelled() for entry in entries):
+                self._drop_abandoned()
+
+    def _drop_abandoned(self) -> None:
+        """Take entries out of the queue whose caller has gone."""
+        waiting = deque(entry for entry in self._queue if not entry.answer.done())
+        if len(waiting) < len(self._queue):
+            self._observer.entries_dropped(len(self._queue) - len(waiting))
+            self._queue = waiting
+            self._observer.queue_changed(len(self._queue))
 
     async def _work(self) -> None:
         while True:
             await self._arrival.wait()
-            entries = self._next_entries()
-            if entries:
-                await self._answer(entries)
+            try:
+                entries = self._next_entries()
+                if entries:
+                    await self._answer(entries)
+            except Exception:  # a fault here must not end the work for all who come later
+                _log.exception("the batcher failed")
 
     def _next_entries(self) -> list[_Entry[T, R]]:
         """Take the next batch off the queue, passing over entries whose caller has gone."""
@@ -173,6 +189,10 @@ class Batcher(Generic[T, R]):
             results = await self._run_batch([entry.item for entry in entries])
             if len(results) != len(entries):
                 raise InferenceFailed(f"the engine gave {len(results)} results for {len(entries)} images")
+        except asyncio.CancelledError:
+            for entry in entries:
+                entry.answer.cancel()
+            raise
         except Exception as cause:  # whatever the engine raises belongs to the callers; the queue goes on
             for entry in entries:
                 if not entry.answer.done():
@@ -183,10 +203,10 @@ class Batcher(Generic[T, R]):
         batch = Batch(len(entries), time.monotonic() - started)
         self._learn_rate(batch)
         waits = [started - entry.arrived for entry in entries]
-        self._observer.batch_finished(batch.size, batch.seconds, waits)
         for entry, result, wait in zip(entries, results, waits, strict=True):
             if not entry.answer.done():
                 entry.answer.set_result(Answer(result, wait, batch))
+        self._observer.batch_finished(batch.size, batch.seconds, waits)
 
     def _learn_rate(self, batch: Batch) -> None:
         latest = batch.seconds / batch.size

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from model.errors import InvalidImage
+from model.errors import CorruptCheckpoint, InvalidImage
 from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry
 from model.types import PRODUCTION, ModelRef
 from service.settings import load_settings, variable_of
@@ -98,6 +98,7 @@ def predict(
 def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: int) -> list[dict[str, Any]]:
     """Ask a service for one image at a time, so that a request is never too large for its limits."""
     import httpx
+    from pydantic import ValidationError
 
     from service.client import Client, ProblemError
 
@@ -109,8 +110,8 @@ def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: in
                 results.append({"file": str(image), **result.model_dump(exclude_none=True)})
             except ProblemError as error:
                 results.append({"file": str(image), "error": error.problem.model_dump(exclude_none=True)})
-            except httpx.HTTPStatusError as error:
-                typer.echo(f"hubel: {url} answers {error.response.status_code}, and not as hubel does", err=True)
+            except (httpx.HTTPStatusError, ValidationError) as error:
+                typer.echo(f"hubel: what {url} answers is not what hubel would", err=True)
                 raise typer.Exit(_USAGE) from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 typer.echo(f"hubel: {url} cannot be reached: {error}", err=True)
@@ -174,22 +175,7 @@ def list_models(
 ) -> None:
     """List the models, their versions and their aliases."""
     store = Registry(registry)
-    rows: list[dict[str, Any]] = []
-    for name in store.names():
-        aliases = store.state(name).aliases
-        for number in store.numbers(name):
-            manifest = store.version(ModelRef(name, version=number)).manifest
-            rows.append(
-                {
-                    "model": name,
-                    "version": number,
-                    "aliases": sorted(alias for alias, target in aliases.items() if target == number),
-                    "architecture": manifest.architecture.name,
-                    "classes": len(manifest.labels),
-                    "created": manifest.provenance.created.isoformat(),
-                    "metrics": manifest.metrics,
-                }
-            )
+    rows = [_describe(store, name, number) for name in store.names() for number in store.numbers(name)]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -200,11 +186,34 @@ def list_models(
             row["model"],
             str(row["version"]),
             ", ".join(row["aliases"]),
-            row["architecture"],
+            Text(row["architecture"]) if not row["error"] else Text(row["error"], style="red"),
             f"{accuracy:.4f}" if accuracy is not None else "",
             row["created"][: len("2026-01-31")],
         )
     Console().print(table)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(_FAILED)
+
+
+def _describe(store: Registry, name: str, number: int) -> dict[str, Any]:
+    """Return a version's row; what cannot be read of it is its `error`."""
+    row: dict[str, Any] = {
+        "model": name, "version": number, "aliases": [], "architecture": "", "classes": 0, "created": "", "metrics": {},
+        "error": "",
+    }  # fmt: skip
+    try:
+        aliases = store.state(name).aliases
+        row["aliases"] = sorted(alias for alias, target in aliases.items() if target == number)
+        manifest = store.version(ModelRef(name, version=number)).manifest
+    except CorruptCheckpoint as error:
+        return {**row, "error": str(error)}
+    return {
+        **row,
+        "architecture": manifest.architecture.name,
+        "classes": len(manifest.labels),
+        "created": manifest.provenance.created.isoformat(),
+        "metrics": manifest.metrics,
+    }
 
 
 @models_app.command("show")
@@ -239,6 +248,7 @@ def promote(
 
     store = Registry(registry)
     version = store.version(ModelRef.parse(ref))
-    load_classifier(version, EngineChoice())
+    settings = load_settings(os.environ)
+    load_classifier(version, EngineChoice(settings.engine, settings.device, settings.compute_threads))
     store.promote(ModelRef(version.name, version=version.number), alias)
     typer.echo(f"{version.name}@{alias} is now version {version.number}")

@@ -54,4 +54,8 @@ class DeadlineExceeded(LimitReached):
 
 
 class ModelNotReady(ServiceError):
-    """The version is known, but it is not loaded."""
+    """The version is known, but it is not loaded; where it is being loaded, it is worth coming back."""
+
+    def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds

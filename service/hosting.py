@@ -84,6 +84,7 @@ class ServedModel:
         self._engine_thread = engine_thread
         self._decoders = decoders
         self._limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio)
+        self._request_timeout_ms = settings.request_timeout_ms
         self._metrics = metrics
         self._batcher: Batcher[Pixels, Probabilities] = Batcher(
             self._run_batch,
@@ -93,22 +94,25 @@ class ServedModel:
         )
         self._batcher.start()
 
-    async def predict(self, uploads: Sequence[Upload], timeout_ms: int) -> Answers:
+    async def predict(self, uploads: Sequence[Upload], timeout_ms: int | None) -> Answers:
         """Decode and classify a request's images; a bad image is an error in its own place.
+
+        `timeout_ms` is what the caller asked for; it may shorten the service's own, not lengthen it.
 
         Raises:
             QueueFull: there is no room for the request's images.
             DeadlineExceeded: the answers were not there in time.
             InferenceFailed: the engine failed.
         """
+        limit = Limit("request_timeout_ms", self._request_timeout_ms)
+        if timeout_ms is not None and timeout_ms < limit.value:
+            limit = Limit("timeout_ms", timeout_ms)
         with self._batcher.admit(len(uploads)):
             try:
-                async with asyncio.timeout(timeout_ms / 1000):
+                async with asyncio.timeout(limit.value / 1000):
                     return await self._predict(uploads)
             except TimeoutError:
-                raise DeadlineExceeded(
-                    f"there was no answer within {timeout_ms} ms", Limit("request_timeout_ms", timeout_ms)
-                ) from None
+                raise DeadlineExceeded(f"there was no answer within {limit.value} ms", limit) from None
 
     async def close(self) -> None:
         """Stop serving; the engine's thread ends after the batch that it is in."""
@@ -232,6 +236,8 @@ class ModelHost:
             ModelNotFound: there is none.
             ModelNotReady: the model's aliases could not be read.
         """
+        if self.reason:
+            raise ModelNotReady("the registry cannot be read; GET /readyz says why")
         model = self.models.get(ref.name)
         if model is None:
             known = ", ".join(self.models) or "no model: fill its registry with 'hubel setup'"
@@ -266,7 +272,7 @@ class ModelHost:
         name = f"{ref.name}:{version.number}"
         match version.state:
             case LoadState.LOADING:
-                raise ModelNotReady(f"{name} is being loaded; try again in a moment")
+                raise ModelNotReady(f"{name} is being loaded; try again in a moment", retry_after_seconds=1)
             case LoadState.FAILED:
                 raise ModelNotReady(f"{name} could not be loaded; GET /health says why")
             case _:

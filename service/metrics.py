@@ -7,6 +7,7 @@ With several workers prometheus_client keeps its values in files of a shared fol
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import multiprocess as prometheus_multiprocess
@@ -25,6 +26,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._shared = MULTIPROCESS_VARIABLE in os.environ
+        if self._shared:
+            _forget_the_dead(Path(os.environ[MULTIPROCESS_VARIABLE]))
         self._registry = registry = CollectorRegistry()
         if not self._shared:
             ProcessCollector(registry=registry)
@@ -119,6 +122,16 @@ class Metrics:
         """Take this process's gauges out of the sums."""
         if self._shared:
             prometheus_multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Take the gauges of workers that were killed out of the sums."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)  # sends nothing: it asks whether the process is there
+        except ProcessLookupError:
+            prometheus_multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -123,5 +123,5 @@ class LimitBody:
     def _too_large(self, found: int) -> BodyTooLarge:
         return BodyTooLarge(
             f"the request's body has {found} bytes or more; the limit is {self.max_body_bytes}",
-            Limit("max_body_bytes", self.max_body_bytes, found),
+            Limit("max_body_bytes", self.max_body_bytes),
         )

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model import errors as model_errors
 from model.errors import Limit, ModelError
 from service import errors as service_errors
-from service.errors import QueueFull, ServiceError
+from service.errors import ModelNotReady, QueueFull, ServiceError
 from service.middleware import REQUEST_ID_HEADER, record_of
 from service.schemas import Problem
 from service.settings import Settings, variable_of
@@ -106,8 +106,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request %s failed: %s", record_of(request.scope).request_id, error, exc_info=error)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFull) else None
-    return problem_response(request, problem, headers)
+    retry_after = error.retry_after_seconds if isinstance(error, QueueFull | ModelNotReady) else None
+    return problem_response(request, problem, {"Retry-After": str(retry_after)} if retry_after else None)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -133,7 +133,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
-    """Answer what nobody foresaw; the outermost layer raises it again, and the server logs it."""
+    """Answer what nobody foresaw."""
+    _log.error("request %s failed: %s", record_of(request.scope).request_id, error, exc_info=error)
     problem = Problem(
         type="urn:hubel:problem:internal-error", title="Something is wrong with the server", status=500, detail=_OURS
     )

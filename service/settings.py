@@ -95,7 +95,21 @@ def load_settings(environment: Mapping[str, str], **overrides: object) -> Settin
     Raises:
         SettingsError: a `HUBEL_` variable is not known, or a value is not allowed.
     """
-    values: dict[str, object] = {}
+    values: dict[str, object] = dict(read_variables(environment))
+    values.update({field: value for field, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(dict(part)) for part in error.errors())) from error
+
+
+def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that an environment names, by field, as text.
+
+    Raises:
+        SettingsError: a `HUBEL_` variable is not known.
+    """
+    values = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or _is_from_kubernetes(variable, text):
             continue
@@ -103,11 +117,7 @@ def load_settings(environment: Mapping[str, str], **overrides: object) -> Settin
         if field not in Settings.model_fields or variable != variable_of(field):
             raise SettingsError(f"{variable} is not a setting{_suggestion(field)}")
         values[field] = text
-    values.update({field: value for field, value in overrides.items() if value is not None})
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError("; ".join(_explain(dict(part)) for part in error.errors())) from error
+    return values
 
 
 def variable_of(field: str) -> str:

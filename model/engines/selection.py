@@ -6,7 +6,6 @@ imports torch, also where torch is installed.
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +67,6 @@ def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate
             "on CUDA devices only torch runs, which comes with: pip install 'hubel[torch]'"
         )
     return fitting
-
-
-def open_candidates(version: StoredVersion, choice: EngineChoice) -> Iterator[Engine]:
-    """Load a version's engines one after the other, best first, as they are asked for."""
-    for candidate in candidates(choice, version.manifest.engines):
-        yield open_engine(version, candidate, choice.threads)
 
 
 def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> Engine:

@@ -41,6 +41,9 @@ class TorchEngine:
             raise EngineUnavailable(
                 f"device {device} was asked for, and this machine has {torch.cuda.device_count()} CUDA devices"
             )
+        else:
+            # TF32 would cost more than the tolerance allows.
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         network = build_network(manifest.architecture.name, len(manifest.labels), manifest.architecture.config)
         path = folder / WEIGHTS
         try:

@@ -31,9 +31,7 @@ async def predict(request: Request, ref: str, options: Options, host: Host, sett
     record.model, record.version = served.version.name, str(served.version.number)
     uploads = await read_uploads(request, settings.max_images_per_request)
     record.images = len(uploads)
-    answers = await served.predict(
-        uploads, min(options.timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms)
-    )
+    answers = await served.predict(uploads, options.timeout_ms)
     match answers.results:
         case [InvalidImage() as error]:
             raise error  # the only image's fault is the request's

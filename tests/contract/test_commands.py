@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from model.checkpoint import NETWORK
+from model.checkpoint import MANIFEST, NETWORK
 from model.registry import Registry, StoredVersion
 from tests.command import hubel
 from tests.fakes import encode, noise
@@ -50,6 +51,31 @@ def test_models_are_listed_shown_and_promoted(tiny_root: Path, tiny: StoredVersi
     promoted = hubel("models", "promote", "tiny:2", "--registry", tiny_root)
     assert promoted.stdout == "tiny@production is now version 2\n"
     assert Registry(tiny_root).state("tiny").aliases == {"production": 2}
+
+
+def test_a_broken_version_does_not_hide_the_others(tiny_root: Path, tiny: StoredVersion) -> None:
+    second = publish_again(Registry(tiny_root), tiny)
+    (second.folder / MANIFEST).write_text("{}")
+    result = hubel("models", "list", "--json", "--registry", tiny_root)
+    first, broken = json.loads(result.stdout)
+    assert (result.returncode, first["error"], first["architecture"]) == (1, "", "classic")
+    assert "manifest.json is not a manifest" in broken["error"]
+
+
+def test_setup_gives_production_to_a_model_that_lost_it(tiny_root: Path) -> None:
+    for name in ("imagenet", "digits"):
+        shutil.copytree(tiny_root / "tiny", tiny_root / name)
+    (tiny_root / "imagenet" / "state.json").unlink()
+    assert hubel("setup", "--registry", tiny_root).returncode == 0
+    assert Registry(tiny_root).state("imagenet").aliases == {"production": 1}
+
+
+def test_a_misspelt_variable_stops_every_command(published_tiny: Path) -> None:
+    result = hubel("models", "list", "--registry", published_tiny, HUBEL_REGISTY="x")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "hubel: HUBEL_REGISTY is not a setting: did you mean HUBEL_REGISTRY?\n",
+    )
 
 
 def test_a_version_that_does_not_load_is_not_promoted(tiny_root: Path, tiny: StoredVersion) -> None:

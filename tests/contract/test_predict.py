@@ -292,10 +292,14 @@ async def test_no_answer_in_time_is_a_timeout(published_tiny: Path, monkeypatch:
 
     monkeypatch.setattr(hosting.ServedModel, "_run_batch", stuck)
     async with running(published_tiny, request_timeout_ms=100) as client:
-        for parameters in ({"timeout_ms": 20}, {"timeout_ms": 60_000}, {}):
+        for parameters, limit, setting in (
+            ({"timeout_ms": 20}, "timeout_ms", None),
+            ({"timeout_ms": 60_000}, "request_timeout_ms", "HUBEL_REQUEST_TIMEOUT_MS"),
+            ({}, "request_timeout_ms", "HUBEL_REQUEST_TIMEOUT_MS"),
+        ):
             answer = await client.post(PREDICT, params=parameters, content=IMAGE)
             body = assert_problem(answer, 504, "deadline-exceeded", "no answer within")
-            assert body["setting"] == "HUBEL_REQUEST_TIMEOUT_MS"
+            assert (body["limit"], body.get("setting")) == (limit, setting)
 
 
 async def test_an_engine_that_fails_tells_the_log_and_not_the_caller(
@@ -315,15 +319,18 @@ async def test_an_engine_that_fails_tells_the_log_and_not_the_caller(
         assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
 
 
-async def test_what_nobody_foresaw_is_a_problem_too(published_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_nobody_foresaw_is_a_problem_too(
+    published_tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> object:
         raise RuntimeError("the secret cause")
 
     monkeypatch.setattr(hosting.ModelHost, "ready", broken)
     async with running(published_tiny) as client:
         answer = await client.post(PREDICT, content=IMAGE)
-    assert_problem(answer, 500, "internal-error")
+    body = assert_problem(answer, 500, "internal-error")
     assert "secret" not in answer.text
+    assert [r for r in caplog.records if body["request_id"] in r.getMessage() and r.exc_info]
 
 
 FILES = [encode(noise(seed=seed, width=20 + seed)) for seed in range(6)] + [b"bad", encode(noise(60, 60))[:500]]

@@ -92,7 +92,9 @@ async def test_a_service_that_loads_is_alive_but_not_ready(
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1: loading"])
-        assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "being loaded")
+        answer = await client.post(PREDICT, content=IMAGE)
+        assert_problem(answer, 503, "model-not-ready", "being loaded")
+        assert answer.headers["retry-after"] == "1"
         go_on.set()
         while not (await client.get("/readyz")).is_success:
             await asyncio.sleep(0.01)
@@ -140,7 +142,7 @@ async def test_a_registry_that_goes_missing_leaves_a_service_that_says_so(
     async with running(tmp_path / "nowhere") as client:
         assert "nowhere cannot be read" in (await client.get("/readyz")).json()["waiting_for"][0]
         assert (await client.get("/livez")).status_code == 200
-        assert_problem(await client.post(PREDICT, content=IMAGE), 404, "model-not-found", "hubel setup")
+        assert_problem(await client.post(PREDICT, content=IMAGE), 503, "model-not-ready", "GET /readyz says why")
     assert "not ready: the registry" in caplog.text
 
 

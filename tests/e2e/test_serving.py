@@ -109,11 +109,15 @@ def test_a_stop_lets_the_request_in_hand_finish(published_tiny: Path, tmp_path: 
 def test_a_caller_that_sends_half_a_body_does_not_keep_the_service_from_stopping(
     published_tiny: Path, tmp_path: Path
 ) -> None:
-    settings = {"HUBEL_DEFAULT_MODEL": "tiny", "HUBEL_REQUEST_TIMEOUT_MS": "1000"}
-    with serving(published_tiny, tmp_path / "log", **settings) as server:
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: hubel\r\nContent-Length: 1000\r\n\r\nabc".encode())
-            while 'route="/livez"' not in server.get("/metrics").text:
-                server.get("/livez")  # the half request has been read by the time that this one is counted
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: hubel\r\nContent-Length: 1000\r\n\r\n"
+    with (
+        serving(
+            published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny", HUBEL_REQUEST_TIMEOUT_MS="1000"
+        ) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection,
+    ):
+        connection.sendall(head.encode() + b"abc")
+        while 'route="/livez"' not in server.get("/metrics").text:
+            server.get("/livez")  # the half request has been read by the time that this one is counted
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)

@@ -45,6 +45,12 @@ def test_a_missing_file_is_named(tiny: StoredVersion) -> None:
         verify_files(tiny.folder, tiny.manifest)
 
 
+def test_a_file_that_the_manifest_does_not_list_is_not_trusted(tiny: StoredVersion) -> None:
+    files = {name: record for name, record in tiny.manifest.files.items() if name != NETWORK}
+    with pytest.raises(CorruptCheckpoint, match=f"does not list {NETWORK}"):
+        verify_files(tiny.folder, tiny.manifest.model_copy(update={"files": files}))
+
+
 def test_a_manifest_is_never_written_over(tiny: StoredVersion) -> None:
     before = (tiny.folder / MANIFEST).read_bytes()
     with pytest.raises(FileExistsError):

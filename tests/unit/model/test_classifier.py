@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
-from model import classifier as classifier_module
 from model.checkpoint import GOLDEN, Golden, digest_files, read_golden, write_golden
 from model.classifier import Classifier, check_golden, load_classifier, softmax
+from model.engines import selection
+from model.engines.onnx import OnnxEngine
 from model.engines.selection import EngineChoice
-from model.errors import CorruptCheckpoint, GoldenMismatch
+from model.engines.torch import TorchEngine
+from model.errors import CorruptCheckpoint, EngineUnavailable, GoldenMismatch
 from model.preprocessing import ImageLimits
 from model.registry import StoredVersion
 from tests.fakes import FakeEngine, encode, noise
@@ -50,10 +52,22 @@ def test_a_version_whose_engines_do_not_repeat_its_golden_outputs_is_not_served(
 def test_the_next_engine_is_taken_where_the_first_disagrees(
     tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = load_classifier(tiny, CPU).engine
-    monkeypatch.setattr(classifier_module, "open_candidates", lambda *_: iter([FakeEngine(), good]))
-    assert load_classifier(tiny, CPU).engine is good
-    assert "engine fake" in caplog.text
+    monkeypatch.setattr(OnnxEngine, "infer", FakeEngine().infer)
+    assert load_classifier(tiny, CPU).engine.name == "torch"
+    assert "engine onnx on cpu differs" in caplog.text
+
+
+def test_the_next_engine_is_taken_where_the_device_is_not_what_it_seemed(
+    tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_has_cuda", lambda: True)
+    for fault in (EngineUnavailable("no device"), RuntimeError("CUDA out of memory")):
+
+        def fail(*_: object, fault: Exception = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr(TorchEngine, "__init__", fail)
+        assert load_classifier(tiny, EngineChoice()).engine.name == "onnx"
 
 
 def test_golden_outputs_that_are_not_numbers_are_refused(tiny: StoredVersion) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from model.checkpoint import NETWORK, WEIGHTS, read_golden
+from model.classifier import check_golden
 from model.engines import selection
 from model.engines.base import Engine
 from model.engines.onnx import OnnxEngine
@@ -39,9 +40,8 @@ def test_engines_repeat_the_golden_outputs(engine: Engine, tiny: StoredVersion) 
 
 @needs_cuda
 def test_a_cuda_device_repeats_the_golden_outputs(tiny: StoredVersion) -> None:
-    golden = read_golden(tiny.folder)
     on_cuda = open_engine(tiny, Candidate("torch", "cuda"), threads=1)
-    assert np.abs(on_cuda.infer(golden.pixels) - golden.logits).max() < 1e-2
+    check_golden(on_cuda, read_golden(tiny.folder), tiny.manifest)
 
 
 def test_weights_of_another_network_are_refused(tiny: StoredVersion) -> None:

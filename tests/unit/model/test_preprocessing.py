@@ -121,6 +121,24 @@ def test_the_first_frame_counts() -> None:
         assert np.abs(pixels_of(data)[0, 0].astype(int) - (255, 0, 0)).max() <= 3
 
 
+@pytest.mark.parametrize("image_format", ["TIFF", "MPO", "GIF", "WEBP"])
+def test_the_size_that_is_told_is_the_first_frame_s(image_format: str) -> None:
+    first, second = noise(120, 90), noise(60, 50)
+    if image_format in ("GIF", "WEBP"):
+        second = noise(120, 90, seed=1)
+    facts = prepare_image(encode_frames([first, second], image_format), WHOLE, LIMITS).facts
+    assert (facts.width, facts.height, facts.applied[-1]) == (120, 90, "first_frame")
+
+
+def test_a_second_frame_is_never_composed() -> None:
+    """A GIF's later frame may be as large as it likes: it is not looked at."""
+    data = bytearray(encode_frames([noise(10, 10), noise(10, 10, seed=1)], "GIF"))
+    at = data.rindex(b"\x2c\x00\x00\x00\x00\x0a\x00\x0a\x00")  # the second image descriptor: its size is 10 x 10
+    data[at + 5 : at + 9] = struct.pack("<HH", 9400, 9400)
+    facts = prepare_image(bytes(data), WHOLE, LIMITS).facts
+    assert (facts.width, facts.height) == (10, 10)
+
+
 def test_big_jpegs_are_decoded_small_and_look_the_same() -> None:
     big = noise(8, 6).resize((3200, 2400), Image.Resampling.BICUBIC)
     data = encode(big, "JPEG", quality=95)

@@ -171,9 +171,30 @@ async def test_closing_cancels_those_who_wait() -> None:
     await settle()
     await setup.batcher.close()
     await settle()
-    assert all(caller.done() for caller in callers[4:])
-    for caller in callers:
-        caller.cancel()
+    assert all(caller.cancelled() for caller in callers)
+
+
+async def test_the_queue_keeps_nothing_of_callers_that_have_gone() -> None:
+    async with Setup(max_queue_size=4) as setup:
+        setup.gate.open.clear()
+        busy = asyncio.create_task(setup.batcher.submit([0]))
+        await settle()
+        for item in range(100):
+            caller = asyncio.create_task(setup.batcher.submit([item]))
+            await settle()
+            caller.cancel()
+            await settle()
+            assert setup.observer.length == 0
+        assert setup.observer.dropped == 100
+        setup.gate.open.set()
+        assert values(await busy) == [0]
+
+
+async def test_a_fault_of_the_observer_does_not_stop_the_batcher() -> None:
+    async with Setup() as setup:
+        setup.observer.batch_finished = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+        assert values(await setup.batcher.submit([2])) == [4]
+        assert values(await setup.batcher.submit([3])) == [9]
 
 
 @st.composite

@@ -20,7 +20,7 @@ def test_no_two_problems_of_the_caller_s_share_a_type() -> None:
 
 
 def test_a_limit_is_told_with_its_value_and_its_setting() -> None:
-    problem = problem_of(ImageTooLarge("too many pixels", Limit("max_image_pixels", 5, 9)))
+    problem = problem_of(ImageTooLarge("too many pixels", Limit("max_image_pixels", 5)))
     assert (problem.status, problem.limit, problem.value) == (413, "max_image_pixels", 5)
     assert problem.setting == "HUBEL_MAX_IMAGE_PIXELS"
 
