@@ -178,7 +178,13 @@ def list_models(
     rows = [_describe(store, name, number) for name in store.names() for number in store.numbers(name)]
     if as_json:
         print(json.dumps(rows, indent=1))
-        return
+    else:
+        _print_versions(rows)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(_FAILED)
+
+
+def _print_versions(rows: list[dict[str, Any]]) -> None:
     table = _table("model", "version", "aliases", "architecture", "accuracy", "created")
     for row in rows:
         accuracy = row["metrics"].get("test_accuracy")
@@ -186,13 +192,11 @@ def list_models(
             row["model"],
             str(row["version"]),
             ", ".join(row["aliases"]),
-            Text(row["architecture"]) if not row["error"] else Text(row["error"], style="red"),
+            Text(row["error"], style="red") if row["error"] else row["architecture"],
             f"{accuracy:.4f}" if accuracy is not None else "",
             row["created"][: len("2026-01-31")],
         )
     Console().print(table)
-    if any(row["error"] for row in rows):
-        raise typer.Exit(_FAILED)
 
 
 def _describe(store: Registry, name: str, number: int) -> dict[str, Any]:

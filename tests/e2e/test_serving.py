@@ -30,7 +30,7 @@ def test_bad_input_of_every_kind_leaves_the_service_answering(published_tiny: Pa
             assert client.post(PREDICT, params={"top_k": -1}, content=IMAGE).status_code == 422
             answer = client.post(PREDICT, content=IMAGE, headers={"x-request-id": "the-good-one"})
             assert answer.status_code == 200
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == "the-good-one"]
     assert (line["status"], line["model"], line["version"], line["path"]) == (200, "tiny", "1", PREDICT)
     assert not [line for line in lines if line["level"] in ("error", "critical")]
@@ -44,7 +44,7 @@ def test_callers_that_leave_do_no_harm(published_tiny: Path, tmp_path: Path) -> 
                 leave_early(server.url, content, sent)
         assert server.post(PREDICT, IMAGE).status_code == 200
         assert 'hubel_queue_length{model="tiny",version="1"} 0.0' in server.get("/metrics").text
-        assert '"level": "error"' not in server.log.read_text()
+    assert '"level": "error"' not in server.log.read_text()
 
 
 def leave_early(url: str, content: bytes, sent: int) -> None:
