@@ -18,18 +18,20 @@ PREDICT = "/v1/models/tiny/predict"
 
 
 def test_bad_input_of_every_kind_leaves_the_service_answering(published_tiny: Path, tmp_path: Path) -> None:
-    with serving(published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny") as server:
-        with httpx.Client(base_url=server.url, timeout=30) as client:
-            big = client.post(PREDICT, content=b"\xff" * (30 * 2**20))
-            assert (big.status_code, big.json()["setting"]) == (413, "HUBEL_MAX_BODY_BYTES")
-            assert client.post(PREDICT, content=iter([b"\xff" * 2**20] * 30)).status_code == 413
-            for content, status in ((b"text", 422), (b"", 422), (IMAGE[:700], 422), (b"%PDF-1.7", 415)):
-                assert client.post(PREDICT, content=content).status_code == status
-            assert client.post("/v1/models/nobody/predict", content=IMAGE).status_code == 404
-            assert client.put(PREDICT, content=IMAGE).status_code == 405
-            assert client.post(PREDICT, params={"top_k": -1}, content=IMAGE).status_code == 422
-            answer = client.post(PREDICT, content=IMAGE, headers={"x-request-id": "the-good-one"})
-            assert answer.status_code == 200
+    with (
+        serving(published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny") as server,
+        httpx.Client(base_url=server.url, timeout=30) as client,
+    ):
+        big = client.post(PREDICT, content=b"\xff" * (30 * 2**20))
+        assert (big.status_code, big.json()["setting"]) == (413, "HUBEL_MAX_BODY_BYTES")
+        assert client.post(PREDICT, content=iter([b"\xff" * 2**20] * 30)).status_code == 413
+        for content, status in ((b"text", 422), (b"", 422), (IMAGE[:700], 422), (b"%PDF-1.7", 415)):
+            assert client.post(PREDICT, content=content).status_code == status
+        assert client.post("/v1/models/nobody/predict", content=IMAGE).status_code == 404
+        assert client.put(PREDICT, content=IMAGE).status_code == 405
+        assert client.post(PREDICT, params={"top_k": -1}, content=IMAGE).status_code == 422
+        answer = client.post(PREDICT, content=IMAGE, headers={"x-request-id": "the-good-one"})
+        assert answer.status_code == 200
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == "the-good-one"]
     assert (line["status"], line["model"], line["version"], line["path"]) == (200, "tiny", "1", PREDICT)
