@@ -187,6 +187,7 @@ class ModelHost:
         self.reason = ""
         self._registry = registry
         self._settings = settings
+        self._default = ModelRef.parse(settings.default_model)
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="decode")
         self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
@@ -215,8 +216,8 @@ class ModelHost:
                 model.versions[number] = HostedVersion(number, state)
                 if state is LoadState.LOADING:
                     self._loading.append(asyncio.get_running_loop().create_task(self._load(model, number)))
-        for reason in self.waiting_for():
-            _log.warning("not ready: %s", reason)
+        if lacking := self._lacking():
+            _log.warning("not ready: %s", lacking)
 
     async def close(self) -> None:
         """Stop loading and serving."""
@@ -283,16 +284,23 @@ class ModelHost:
 
     def waiting_for(self) -> list[str]:
         """Return what keeps the service from being ready: nothing when the default model is loaded."""
-        if self.reason:
-            return [self.reason]
-        ref = ModelRef.parse(self._settings.default_model)
-        try:
-            version = self.find(ref)
-        except (ModelError, ModelNotReady) as error:
-            return [f"the default model (HUBEL_DEFAULT_MODEL): {error}"]
+        if lacking := self._lacking():
+            return [lacking]
+        version = self.find(self._default)
         if version.state is LoadState.READY:
             return []
-        return [f"{ref.name}:{version.number}: {version.state}" + (f": {version.reason}" if version.reason else "")]
+        reason = f": {version.reason}" if version.reason else ""
+        return [f"{self._default.name}:{version.number}: {version.state}{reason}"]
+
+    def _lacking(self) -> str:
+        """Return what is missing that no waiting will bring; nothing where the default model is known."""
+        if self.reason:
+            return self.reason
+        try:
+            self.find(self._default)
+        except (ModelError, ModelNotReady) as error:
+            return f"the default model (HUBEL_DEFAULT_MODEL): {error}"
+        return ""
 
     async def _load(self, model: HostedModel, number: int) -> None:
         """Load a version in a thread of its own, which then is the engine's."""
