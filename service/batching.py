@@ -171,7 +171,7 @@ class Batcher(Generic[T, R]):
         dropped = 0
         while self._queue and len(entries) < self._max_batch_size:
             entry = self._queue.popleft()
-            if entry.answer.done():
+            if entry.answer.done():  # given up so lately that its caller has not cleared it away yet
                 dropped += 1
             else:
                 entries.append(entry)
