@@ -16,6 +16,7 @@ from service.client import Client
 from service.errors import ServiceError
 from service.settings import read_variables
 from training import cli as training_cli
+from training.errors import TrainingError
 
 __all__ = ["Client", "main"]
 
@@ -51,7 +52,7 @@ def main() -> None:
     """Run a command; errors that a user can act on end with their text and exit code 2."""
     try:
         app()
-    except (ModelError, ServiceError) as error:
+    except (ModelError, ServiceError, TrainingError) as error:
         print(f"hubel: {error}", file=sys.stderr)
         sys.exit(2)
 

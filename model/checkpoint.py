@@ -26,6 +26,7 @@ EXPLAIN_NETWORK = "model.explain.onnx"
 LAYERS = "layers.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
+REPORT = "report"  # a folder
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits
     # Decoders raise nearly every built-in exception on hostile bytes, also while reading EXIF;
     # whatever they raise, the caller is told that the image is broken.
     try:
-        orientation, image, applied = _decode(data, opened, preprocessing)
+        orientation, image, applied = _decode(data, opened, preprocessing.source_size(), preprocessing.mode)
         width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
         small = _resample(image, orientation, preprocessing)
     except Exception as error:
@@ -168,6 +168,21 @@ def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits
         applied.append("first_frame")
     pixels = np.asarray(small, dtype=np.uint8).reshape(preprocessing.shape)
     return PreparedImage(pixels, ImageFacts(width, height, image_format, tuple(applied)))
+
+
+def decode_whole(data: bytes, limits: ImageLimits) -> Pixels:
+    """Decode an image file at its full size: upright RGB, uint8 (H, W, 3).
+
+    Raises:
+        InvalidImage: as `prepare_image` says.
+    """
+    opened = _open(data, limits)
+    check_size(*opened.size, limits)
+    try:
+        orientation, image, _ = _decode(data, opened, opened.size, "RGB")
+    except Exception as error:  # as in `prepare_image`
+        raise InvalidImage(f"the image is broken or truncated: {_reason(error)}") from error
+    return np.asarray(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image, dtype=np.uint8)
 
 
 def load_decoders() -> None:
@@ -227,13 +242,16 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _decode(data: bytes, opened: Image.Image, preprocessing: Preprocessing) -> tuple[int, Image.Image, list[str]]:
-    """Return the EXIF orientation, the image in the network's mode as stored, and what was done."""
+def _decode(data: bytes, opened: Image.Image, needed: tuple[int, int], mode: str) -> tuple[int, Image.Image, list[str]]:
+    """Return the EXIF orientation, the image in `mode` as stored, and what was done.
+
+    `needed` is the (height, width) that is resampled to, upright.
+    """
     applied: list[str] = []
     image = None
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         orientation = _orientation(opened)
-        image = _decode_jpeg(data, opened, orientation, preprocessing)
+        image = _decode_jpeg(data, opened, orientation, needed)
     if image is None:
         if opened.format == "TIFF" and (turned := _orientation(opened)) != 1:
             applied.append(f"exif_orientation_{turned}")  # by Pillow, in load()
@@ -242,7 +260,7 @@ def _decode(data: bytes, opened: Image.Image, preprocessing: Preprocessing) -> t
         image = opened
     elif image.size != opened.size:
         applied.append("reduced_decode")
-    return orientation, _to_mode(image, preprocessing.mode, applied), applied
+    return orientation, _to_mode(image, mode, applied), applied
 
 
 def _orientation(image: Image.Image) -> int:
@@ -254,11 +272,9 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TURNS else 1
 
 
-def _decode_jpeg(
-    data: bytes, opened: Image.Image, orientation: int, preprocessing: Preprocessing
-) -> Image.Image | None:
+def _decode_jpeg(data: bytes, opened: Image.Image, orientation: int, needed: tuple[int, int]) -> Image.Image | None:
     """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow."""
-    height, width = preprocessing.source_size()
+    height, width = needed
     if orientation in _SIDEWAYS:
         height, width = width, height
     try:

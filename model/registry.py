@@ -179,8 +179,8 @@ class Registry:
         """
         if alias is not None:
             check_alias(alias)
-        for path in staged.iterdir():
-            path.chmod(0o644)  # the service may run as another user than the publisher
+        for path in staged.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # the service may run as another user than the publisher
             sync(path)
         sync(staged)
         manifest = manifest.model_copy(update={"files": digest_files(staged)})

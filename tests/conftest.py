@@ -9,9 +9,9 @@ import pytest
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
 from tests.fakes import tiny_release
-from training.config import TrainConfig
-from training.digits import train_digits
+from tests.training_runs import train_release
 from training.imagenet import import_imagenet
+from training.job import Job
 from training.publish import publish
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +72,7 @@ def default_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("default")
     registry = Registry(root)
     publish(registry, import_imagenet("imagenet"))
-    publish(registry, train_digits("digits", TrainConfig(), lambda _: None))
+    publish(registry, train_release(Job(data="digits"), "digits", tmp_path_factory.mktemp("runs")))
     return root
 
 

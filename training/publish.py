@@ -1,5 +1,6 @@
 """Publishing: a network in memory becomes a version in the registry, checked before it exists."""
 
+import dataclasses
 import datetime as dt
 import importlib.metadata
 import platform
@@ -12,13 +13,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from model.architectures.pixels import PixelNetwork
-from model.checkpoint import CARD, WEIGHTS, Golden, read_golden, write_golden
+from model.checkpoint import CARD, REPORT, WEIGHTS, Golden, read_golden, write_golden
 from model.classifier import check_golden
 from model.engines.onnx import OnnxEngine
+from model.engines.torch import TorchEngine
 from model.manifest import Architecture, Calibration, Manifest, Provenance
 from model.preprocessing import Pixels, Preprocessing
 from model.registry import Registry, StoredVersion
+from training.card import write_card
+from training.cost import measure_latency
 from training.export import count_parameters, export_network
+from training.report import Fact, Report, write_report
 
 _PACKAGES = ("hubel", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy")
 
@@ -28,6 +33,7 @@ class Release:
     """All that a new version is made of.
 
     `network` takes normalised (N, C, H, W); `golden` are a few real inputs, uint8 (N, H, W, C).
+    `report` is what hubel has measured, without the engines' latencies; None where it has not.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Release:
     metrics: dict[str, float]
     recipe: dict[str, JsonValue] = field(default_factory=dict)
     seed: int | None = None
+    facts: tuple[Fact, ...] = ()
+    report: Report | None = None
 
 
 def publish(registry: Registry, release: Release, alias: str | None = None) -> StoredVersion:
@@ -70,7 +78,7 @@ def publish(registry: Registry, release: Release, alias: str | None = None) -> S
             seed=release.seed,
             data=release.data,
             recipe=release.recipe,
-            versions=_versions(),
+            versions=versions(),
         ),
     )
     with registry.staging(release.name) as folder:
@@ -80,12 +88,32 @@ def publish(registry: Registry, release: Release, alias: str | None = None) -> S
         with torch.inference_mode():
             logits = np.asarray(network(pixels).numpy())
         write_golden(folder, Golden(release.golden, logits))
-        difference = check_golden(OnnxEngine(folder, threads=1), read_golden(folder), manifest)
-        (folder / CARD).write_text(_card(release, manifest, difference), encoding="utf-8")
+        threads = torch.get_num_threads()
+        engines = (OnnxEngine(folder, threads), TorchEngine(folder, manifest, "cpu", threads))
+        golden = read_golden(folder)
+        difference = max(check_golden(engine, golden, manifest) for engine in engines)
+        report = release.report
+        if report is not None:
+            latencies = [
+                row
+                for engine in engines
+                for row in measure_latency(engine.infer, release.golden, engine=engine.name, threads=threads)
+            ]
+            write_report(folder / REPORT, dataclasses.replace(report, latencies=latencies))
+        card = write_card(
+            manifest,
+            title=release.title,
+            difference=difference,
+            evaluation=report.test if report else None,
+            facts=release.facts,
+            warnings=report.warnings if report else (),
+        )
+        (folder / CARD).write_text(card, encoding="utf-8")
         return registry.publish(folder, manifest, alias)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what takes part in making a network."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -93,22 +121,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _card(release: Release, manifest: Manifest, difference: float) -> str:
-    """Write what a reader should know before using the version."""
-    shape = "x".join(map(str, release.preprocessing.shape))
-    calibration = manifest.calibration
-    rows = [
-        ("architecture", f"{release.architecture.name}, {manifest.parameters:,} parameters"),
-        ("input", f"{shape} (H x W x C), resize '{release.preprocessing.resize}'"),
-        ("classes", str(len(release.labels))),
-        ("data", release.data),
-        ("source", release.source),
-        ("licence", release.licence),
-        ("calibrated", f"{'yes' if calibration.calibrated else 'no'}. {calibration.note}".strip()),
-        ("ONNX Runtime against torch", f"largest difference of a probability {difference:.1e}"),
-        *((name.replace("_", " "), f"{value:.4f}") for name, value in release.metrics.items()),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"# {release.title}\n\n| | |\n| --- | --- |\n{table}\n"

@@ -1,0 +1,187 @@
+"""The model card: what a reader should know before using a version, in Markdown.
+
+Says what the manifest and the evaluation say, in words; measures nothing and writes no file. A
+version without an evaluation has a card too: it says what is not known, and how to find out.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from model.manifest import Manifest
+from training.evaluation import ClassScores, Evaluation, limits
+
+_ALL_CLASSES = 30
+_WORST_CLASSES = 10
+
+Row = tuple[str, ...]
+
+
+def write_card(
+    manifest: Manifest,
+    *,
+    title: str,
+    difference: float,
+    evaluation: Evaluation | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[str] = (),
+) -> str:
+    """Return the card of a version.
+
+    Args:
+        manifest: of the version.
+        title: what the model is, for people.
+        difference: the largest difference of a probability between ONNX Runtime and torch.
+        evaluation: on the test part; None where hubel has not measured any.
+        facts: further names and values: split, fingerprint, machine, ...
+        warnings: sentences about what a reader should look into before using the version.
+    """
+    parts = [
+        f"# {_plain(title)}",
+        _introduce(manifest, evaluation),
+        _section("Before you use it", _list(warnings)) if warnings else "",
+        _section("Results", _tabulate_results(evaluation)) if evaluation else "",
+        _section("How sure it says it is", _explain_calibration(manifest, evaluation)),
+        _section("Classes", _tabulate_classes(evaluation)) if evaluation else "",
+        _section("What these figures do not say", _list(limits(evaluation))) if evaluation else "",
+        _section("How it was made", _tabulate_facts(manifest, difference, facts)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _introduce(manifest: Manifest, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return (
+            f"It names one of {len(manifest.labels):,} classes. How often it is right on photos like yours has not "
+            f"been measured; `{_command(manifest)}` measures it, on photos of yours whose class is known."
+        )
+    low, high = evaluation.top1_interval
+    return (
+        f"It names the right one of {evaluation.classes:,} classes for {evaluation.top1:.1%} of {evaluation.images:,} "
+        f"test images (95% interval {low:.1%} to {high:.1%})."
+    )
+
+
+def _tabulate_results(evaluation: Evaluation) -> str:
+    before, after = evaluation.uncalibrated, evaluation.calibrated
+    top1 = f"{evaluation.top1:.2%} ± {evaluation.top1_standard_error:.2%}"
+    top_k = f"{evaluation.top_k:.2%}"
+    macro_f1 = f"{evaluation.macro_f1:.4f}"
+    rows = [("top-1 accuracy ± standard error", top1, top1)]
+    if evaluation.k < evaluation.classes:
+        rows.append((f"top-{evaluation.k} accuracy", top_k, top_k))
+    rows += [
+        ("macro F1", macro_f1, macro_f1),
+        ("negative log-likelihood, nats", f"{before.nll:.4f}", f"{after.nll:.4f}"),
+        ("expected calibration error, 15 bins", f"{before.ece:.4f}", f"{after.ece:.4f}"),
+        ("Brier score, summed over classes", f"{before.brier:.4f}", f"{after.brier:.4f}"),
+    ]
+    head = (f"{evaluation.images:,} test images", "before calibration", f"temperature {evaluation.temperature:.3f}")
+    return _table(head, rows)
+
+
+def _explain_calibration(manifest: Manifest, evaluation: Evaluation | None) -> str:
+    calibration = manifest.calibration
+    if not calibration.calibrated:
+        return _explain_missing(manifest, evaluation)
+    effect = ""
+    if evaluation is not None:
+        effect = (
+            f" On the test images it moves the expected calibration error from {evaluation.uncalibrated.ece:.3f} to "
+            f"{evaluation.calibrated.ece:.3f}."
+        )
+    return (
+        f"`calibrated: true`. A probability is softmax(logits / T) with T = {calibration.temperature:.3f}, the "
+        "temperature that makes images which were not trained on most likely (temperature scaling, Guo et al. 2017), "
+        "with a weak prior at T = 1 that counts only where they are few. It changes how sure the network says it is, "
+        f"and none of its answers.{effect} {_plain(calibration.note)}".rstrip()
+    )
+
+
+def _explain_missing(manifest: Manifest, evaluation: Evaluation | None) -> str:
+    known = (
+        "nobody has compared its probabilities with how often it is right."
+        if evaluation is None
+        else f"on the test images the expected calibration error is {evaluation.uncalibrated.ece:.3f}."
+    )
+    return (
+        "`calibrated: false`. A probability of 0.9 need not mean that the network is right nine times out of ten: "
+        f"{known} {_plain(manifest.calibration.note)}".rstrip()
+        + f"\n\nTo calibrate it on your photos: `{_command(manifest)}`."
+    )
+
+
+def _command(manifest: Manifest) -> str:
+    return f"hubel evaluate {manifest.name} PHOTOS --calibrate"
+
+
+def _tabulate_classes(evaluation: Evaluation) -> str:
+    chosen: Sequence[ClassScores] = evaluation.per_class
+    sentence = ""
+    if len(chosen) > _ALL_CLASSES:
+        known = [scores for scores in chosen if scores.f1 is not None]
+        chosen = sorted(known, key=lambda scores: (scores.f1 or 0.0, scores.label))[:_WORST_CLASSES]
+        sentence = f"The {len(chosen)} worst of {evaluation.classes:,} by F1:\n\n"
+    rows = [
+        (scores.label, _figure(scores.precision), _figure(scores.recall), _figure(scores.f1), f"{scores.support:,}")
+        for scores in chosen
+    ]
+    return sentence + _table(("class", "precision", "recall", "F1", "test images"), rows)
+
+
+def _tabulate_facts(manifest: Manifest, difference: float, facts: Sequence[tuple[str, str]]) -> str:
+    shape = "x".join(map(str, manifest.preprocessing.shape))
+    origin = manifest.provenance
+    rows = [
+        ("architecture", f"{manifest.architecture.name}, {manifest.parameters:,} parameters"),
+        ("input", f"{shape} (H x W x C), resize '{manifest.preprocessing.resize}'"),
+        ("classes", f"{len(manifest.labels)}"),
+        ("data", origin.data),
+        ("source", origin.source),
+        ("licence", origin.licence),
+        ("calibrated", "yes" if manifest.calibration.calibrated else "no"),
+        ("ONNX Runtime against torch", f"largest difference of a probability {difference:.1e}"),
+        *((name.replace("_", " "), f"{value:.4f}") for name, value in manifest.metrics.items()),
+        *facts,
+        ("recipe", _enumerate(origin.recipe)),
+        ("seed", "" if origin.seed is None else str(origin.seed)),
+        ("versions", _enumerate(origin.versions)),
+        ("created", origin.created.isoformat()),
+    ]
+    return _table(("", ""), [row for row in rows if row[1]])
+
+
+def _enumerate(values: Mapping[str, JsonValue]) -> str:
+    """Write names and values in one line."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in values.items()
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}"
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {_plain(sentence)}" for sentence in sentences)
+
+
+def _table(head: Row, rows: Sequence[Row]) -> str:
+    """Write a table; the columns after the first are figures if there are more than one."""
+    marks = ["---"] + ["---" if len(head) == 2 else "---:"] * (len(head) - 1)  # noqa: PLR2004 - name and value
+    lines = [tuple(map(_plain, head)), tuple(marks), *(tuple(map(_plain, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Put a text on one line and take the meaning from the characters that have one in Markdown."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")  # half a character cannot be written to a file
+    line = "".join(character for character in " ".join(whole.split()) if character.isprintable())
+    return re.sub(r"[\\`*|\[\]<>~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)

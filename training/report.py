@@ -1,0 +1,482 @@
+"""The report of a training run: one page that needs no network, with its pictures and figures beside it.
+
+Writes `index.html`, `evaluation.json`, `history.json` and the pictures into a folder. Is given all
+that it shows; measures nothing, and knows neither networks nor the registry.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.preprocessing import Pixels
+from training.cost import Latency
+from training.evaluation import Evaluation, limits
+from training.metrics import most_confused
+from training.pictures import (
+    NUMBERED_CLASSES,
+    EpochFigures,
+    draw_batch,
+    draw_classes,
+    draw_confusion,
+    draw_filters,
+    draw_learning,
+    draw_reliability,
+    encode_figure,
+    encode_image,
+    encode_photo,
+)
+
+Fact = tuple[str, str]  # a name and its value, both for people
+
+PAGE = "index.html"
+EVALUATION = "evaluation.json"
+HISTORY = "history.json"
+
+_TILE = 240  # pixels of a mistake's longer side
+_BATCH = 24
+_OPEN_ROWS = 30  # a longer table is folded
+_HISTORY_FIELDS = ("epoch", "loss", "validation_loss", "validation_accuracy", "learning_rate", "images_per_second")
+_MISSING = "–"  # noqa: RUF001 - a dash
+
+
+@dataclass(frozen=True)
+class MistakenImage:
+    """A wrong prediction to show: `pixels` uint8 (H, W, C), labels, the probability given, and the image's name."""
+
+    pixels: Pixels
+    truth: str
+    predicted: str
+    probability: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        title: what the model is, for people.
+        test: the evaluation on images that neither training nor calibration has seen.
+        parameters: how many numbers training could change.
+        validation: the evaluation on the part that the temperature was fitted on.
+        history: the epochs in order; empty where there were none.
+        mistakes: wrong predictions, the most confident first.
+        filters: the first layer's weights, (F, C, kh, kw).
+        augmented: a batch as the training saw it, uint8 (N, H, W, C).
+        latencies: what answers take on the machine that trained.
+        flops: floating-point operations per image, a multiply-add counted as 2.
+        facts: names and values of data, split, fingerprint, recipe, seed, versions, machine, ...
+        warnings: sentences about what a reader should look into before using the model.
+    """
+
+    title: str
+    test: Evaluation
+    parameters: int
+    validation: Evaluation | None = None
+    history: Sequence[EpochFigures] = ()
+    mistakes: Sequence[MistakenImage] = ()
+    filters: NDArray[np.floating[Any]] | None = None
+    augmented: Pixels | None = None
+    latencies: Sequence[Latency] = ()
+    flops: int | None = None
+    facts: Sequence[Fact] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture's file, its heading, how to read it, and what it shows for those who do not see it."""
+
+    file: str
+    data: bytes
+    title: str
+    reading: str
+    alt: str
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write every file of the report; the folder is made if it is not there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results, insides = _draw_results(report), _draw_insides(report)
+    for picture in (*results, *insides):
+        (folder / picture.file).write_bytes(picture.data)
+    (folder / EVALUATION).write_text(report.test.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / HISTORY).write_text(_dump_history(report.history), encoding="utf-8")
+    (folder / PAGE).write_text(_write_page(report, results, insides), encoding="utf-8", errors="replace")
+
+
+def _dump_history(history: Sequence[EpochFigures]) -> str:
+    """Write the epochs as JSON; what is not a finite number becomes null."""
+    rows = [{name: getattr(record, name) for name in _HISTORY_FIELDS} for record in history]
+    known = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
+    return json.dumps(known, indent=1, allow_nan=False) + "\n"
+
+
+def _draw_results(report: Report) -> list[_Picture]:
+    pictures = [_picture_confusion(report.test), _picture_reliability(report.test), _picture_classes(report.test)]
+    return [_picture_learning(report.history), *pictures] if report.history else pictures
+
+
+def _draw_insides(report: Report) -> list[_Picture]:
+    pictures = []
+    if report.filters is not None and len(report.filters):
+        pictures.append(_picture_filters(report.filters))
+    if report.augmented is not None and len(report.augmented):
+        pictures.append(_picture_batch(report.augmented))
+    return pictures
+
+
+def _picture_learning(history: Sequence[EpochFigures]) -> _Picture:
+    last = history[-1]
+    return _Picture(
+        "learning.png",
+        encode_figure(draw_learning(history)),
+        "Learning",
+        "Both losses should fall and then level off. Where the validation loss rises again while the training loss "
+        "falls, the network learns its images by heart. With augmentation, dropout or label smoothing the training "
+        "loss may lie above the validation loss.",
+        f"Curves over {len(history)} epochs; at the end training loss {last.loss:.3f}, validation loss "
+        f"{last.validation_loss:.3f}, validation accuracy {last.validation_accuracy:.1%}.",
+    )
+
+
+def _picture_confusion(test: Evaluation) -> _Picture:
+    pairs = most_confused(test.confusion_matrix(), 3)
+    labels = test.labels
+    named = "; ".join(f"{labels[truth]} taken for {labels[predicted]}: {count}" for truth, predicted, count in pairs)
+    reading = (
+        "Each row is a class as it is, each column what the network said: right answers lie on the diagonal, in blue; "
+        "mistakes beside it, in orange, the darker the larger their share of the row."
+        if test.classes <= NUMBERED_CLASSES
+        else "The pairs of classes that are mistaken most often: the truth, then what the network said, and how many "
+        "of the class's images were so mistaken."
+    )
+    return _Picture(
+        "confusion.png",
+        encode_figure(draw_confusion(test)),
+        "Which classes are confused",
+        reading,
+        f"Confusions among {test.classes} classes. Most frequent: {named}." if pairs else "No image was mistaken.",
+    )
+
+
+def _picture_reliability(test: Evaluation) -> _Picture:
+    before, after = test.uncalibrated.ece, test.calibrated.ece
+    return _Picture(
+        "reliability.png",
+        encode_figure(draw_reliability(test)),
+        "Is it right as often as it says?",
+        "Each point is the test images whose prediction had about that confidence: its height is the fraction that was "
+        "right, its line the 95% interval of that. On the dashed line the network is right as often as it says; below "
+        "it, it is too sure, above it, too modest. A line that crosses the dashed one proves neither.",
+        f"Reliability before and after temperature scaling: expected calibration error {before:.3f} and {after:.3f}.",
+    )
+
+
+def _picture_classes(test: Evaluation) -> _Picture:
+    return _Picture(
+        "classes.png",
+        encode_figure(draw_classes(test)),
+        "How well each class is recognised",
+        "F1 is 1 when every image of a class is found and nothing else is taken for it. The number after it is how "
+        "many test images the class has: with a dozen or fewer, one image moves the bar far.",
+        f"F1 of the classes; the mean is {test.macro_f1:.3f}.",
+    )
+
+
+def _picture_filters(filters: NDArray[np.floating[Any]]) -> _Picture:
+    return _Picture(
+        "filters.png",
+        encode_image(draw_filters(filters)),
+        "What the first layer looks for",
+        "Each tile is one filter, on its own scale. A trained layer shows edges, spots and colours; tiles of pure "
+        "noise mean that it has hardly learned.",
+        f"The weights of {min(len(filters), 64)} of {len(filters)} first-layer filters as small tiles.",
+    )
+
+
+def _picture_batch(augmented: Pixels) -> _Picture:
+    shown = augmented[:_BATCH]
+    pixels = draw_batch(shown)
+    return _Picture(
+        "augmented.jpg",
+        encode_photo(pixels, max(pixels.shape)),
+        "What the training saw",
+        "Training images after the random changes. A person should still be able to name each of them.",
+        f"{len(shown)} augmented training images.",
+    )
+
+
+def _write_page(report: Report, results: Sequence[_Picture], insides: Sequence[_Picture]) -> str:
+    sections = [
+        _lead(report.test),
+        _tiles(report),
+        _warnings(report.warnings),
+        *map(_show, results),
+        _mistakes(report.mistakes),
+        *map(_show, insides),
+        _class_table(report.test),
+        _comparison(report),
+        _latency_table(report.latencies),
+        _limits(report.test),
+        _section("How it was made", _table((), report.facts)) if report.facts else "",
+    ]
+    return _PAGE.substitute(title=escape(report.title), style=_STYLE, body="\n".join(filter(None, sections)))
+
+
+def _lead(test: Evaluation) -> str:
+    low, high = test.top1_interval
+    frequent = max(scores.support for scores in test.per_class) / test.images
+    return (
+        f"<p class=lead>It names the right one of {test.classes:,} classes for {test.top1:.1%} of {test.images:,} test "
+        f"images (95% interval {low:.1%} to {high:.1%}). Always naming the most frequent class would be right for "
+        f"{frequent:.1%}.</p>"
+    )
+
+
+def _tiles(report: Report) -> str:
+    test = report.test
+    before, after = test.uncalibrated, test.calibrated
+    tiles = [("top-1 accuracy", f"{test.top1:.1%}", f"standard error {100 * test.top1_standard_error:.1f} points")]
+    if test.k < test.classes:
+        tiles.append((f"top-{test.k} accuracy", f"{test.top_k:.1%}", f"the class is among the {test.k} most probable"))
+    tiles += [
+        ("macro F1", f"{test.macro_f1:.3f}", "the mean over classes"),
+        ("calibration error", f"{after.ece:.3f}", f"{before.ece:.3f} before temperature {test.temperature:.2f}"),
+        ("neg. log-likelihood", f"{after.nll:.3f}", f"{before.nll:.3f} before, in nats"),
+        ("parameters", _shorten(report.parameters), _describe_flops(report.flops)),
+    ]
+    alone = [latency for latency in report.latencies if latency.batch == 1]
+    if alone:
+        fastest = min(alone, key=lambda latency: latency.median_ms)
+        tiles.append(("time for one image", f"{fastest.median_ms:.1f} ms", f"{fastest.engine}, {_threads(fastest)}"))
+    return "<dl class=tiles>" + "".join(_tile(*tile) for tile in tiles) + "</dl>"
+
+
+def _tile(name: str, value: str, note: str) -> str:
+    return f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b><small>{escape(note)}</small></dd></div>"
+
+
+def _describe_flops(flops: int | None) -> str:
+    return "" if flops is None else f"{_shorten(flops)} operations per image"
+
+
+def _threads(latency: Latency) -> str:
+    return f"{latency.threads} thread{'' if latency.threads == 1 else 's'}"
+
+
+def _shorten(number: int) -> str:
+    """Write a large number with three digits and its unit."""
+    for power, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= power:
+            return f"{number / power:.3g}{unit}"
+    return str(number)
+
+
+def _warnings(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    return f"<section class=warnings><h2>Before you use it</h2>{_list(sentences)}</section>"
+
+
+def _show(picture: _Picture) -> str:
+    kind = "photo" if picture.file.endswith(".jpg") or picture.file == "filters.png" else "chart"
+    return _section(
+        picture.title,
+        f"<p>{escape(picture.reading)}</p><div class='{kind}'>"
+        f'<img src="{_inline(picture.data)}" alt="{escape(picture.alt)}"></div>',
+    )
+
+
+def _mistakes(mistakes: Sequence[MistakenImage]) -> str:
+    if not mistakes:
+        return ""
+    tiles = "".join(_mistake(mistake) for mistake in mistakes)
+    reading = (
+        "Test images that were taken for another class, the most confident first. Look for wrong labels, for images "
+        "that show two classes, and for what they have in common."
+    )
+    return _section("The worst mistakes", f"<p>{reading}</p><div class=gallery>{tiles}</div>")
+
+
+def _mistake(mistake: MistakenImage) -> str:
+    truth, predicted = escape(mistake.truth), escape(mistake.predicted)
+    return (
+        f'<figure><img src="{_inline(encode_photo(mistake.pixels, _TILE))}" alt="{truth}, taken for {predicted}">'
+        f"<figcaption><b><bdi>{truth}</bdi></b> → <b class=wrong><bdi>{predicted}</bdi></b> {mistake.probability:.0%}"
+        f"<small><bdi>{escape(mistake.name)}</bdi></small></figcaption></figure>"
+    )
+
+
+def _class_table(test: Evaluation) -> str:
+    rows = [
+        (scores.label, _figure(scores.precision), _figure(scores.recall), _figure(scores.f1), f"{scores.support:,}")
+        for scores in test.per_class
+    ]
+    table = _table(("class", "precision", "recall", "F1", "images"), rows)
+    if len(rows) > _OPEN_ROWS:
+        table = f"<details><summary>all {len(rows):,} classes</summary>{table}</details>"
+    reading = (
+        "Precision: how often the network is right when it names the class. Recall: how many of the class's images it "
+        "finds."
+    )
+    return _section("Every class", f"<p>{reading}</p>{table}")
+
+
+def _comparison(report: Report) -> str:
+    parts = [("test", report.test)] + ([("validation", report.validation)] if report.validation else [])
+    names = [name for name, _ in _list_figures(report.test)]
+    columns = [[value for _, value in _list_figures(part)] for _, part in parts]
+    note = (
+        "<p>The temperature was fitted on the validation part, and an epoch may have been chosen by it: of the two, "
+        "the test figures are the ones to expect.</p>"
+        if report.validation
+        else ""
+    )
+    return _section("All figures", note + _table(("", *(name for name, _ in parts)), zip(names, *columns, strict=True)))
+
+
+def _list_figures(part: Evaluation) -> list[Fact]:
+    before, after = part.uncalibrated, part.calibrated
+    return [
+        ("images", f"{part.images:,}"),
+        ("top-1 accuracy", f"{part.top1:.2%}"),
+        ("its standard error", f"{part.top1_standard_error:.2%}"),
+        (f"top-{part.k} accuracy", f"{part.top_k:.2%}"),
+        ("macro F1", f"{part.macro_f1:.4f}"),
+        ("temperature", f"{part.temperature:.3f}"),
+        ("negative log-likelihood, before", f"{before.nll:.4f}"),
+        ("negative log-likelihood, after", f"{after.nll:.4f}"),
+        ("expected calibration error, before", f"{before.ece:.4f}"),
+        ("expected calibration error, after", f"{after.ece:.4f}"),
+        ("Brier score, before", f"{before.brier:.4f}"),
+        ("Brier score, after", f"{after.brier:.4f}"),
+    ]
+
+
+def _latency_table(latencies: Sequence[Latency]) -> str:
+    if not latencies:
+        return ""
+    rows = [
+        (row.engine, str(row.threads), str(row.batch), f"{row.median_ms:.2f}", f"{row.images_per_second:,.0f}")
+        for row in latencies
+    ]
+    headings = ("engine", "threads", "batch", "median, ms", "images per second")
+    reading = "The network alone, on the machine that trained it: without decoding, and without the server."
+    return _section("What an answer costs", f"<p>{reading}</p>{_table(headings, rows)}")
+
+
+def _limits(test: Evaluation) -> str:
+    return _section("What these figures do not say", _list(limits(test)))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table whose first column names the row; without headings it is one of names and values."""
+    kind, head = "facts", ""
+    if headings:
+        kind = "figures"
+        head = "<thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in headings) + "</tr></thead>"
+    body = "".join(
+        f"<tr><th scope=row><bdi>{escape(first)}</bdi></th>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return f"<div class=wide><table class={kind}>{head}<tbody>{body}</tbody></table></div>"
+
+
+def _figure(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:.3f}"
+
+
+def _inline(data: bytes) -> str:
+    media = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+    return f"data:{media};base64,{base64.b64encode(data).decode()}"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1f2933; --muted: #5f6b78; --line: #e1e5ea; --page: #fff; --soft: #f5f7f9;
+  --accent: #2f6db5; --wrong: #b0500f; --warn: #fff6e6; --warn-line: #e3a13a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #dde3ea; --muted: #98a4b3; --line: #2c343e; --page: #14181d; --soft: #1c2229;
+    --accent: #7fb0e8; --wrong: #eda35c; --warn: #2b2413; --warn-line: #a8792b; }
+  .chart img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 760px; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 0 0 .4rem; }
+section { margin-top: 2.6rem; }
+p { margin: 0 0 .8rem; }
+section > p { color: var(--muted); font-size: .94rem; }
+.lead { font-size: 1.08rem; }
+ul { margin: 0; padding-left: 1.2rem; }
+li + li { margin-top: .4rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(158px, 1fr)); gap: .7rem; margin: 1.6rem 0 0; }
+.tiles div { background: var(--soft); border: 1px solid var(--line); border-radius: 10px; padding: .7rem .85rem; }
+.tiles dt { color: var(--muted); font-size: .82rem; }
+.tiles dd { margin: 0; }
+.tiles b { display: block; font-size: 1.55rem; font-weight: 600; line-height: 1.35; }
+small { display: block; color: var(--muted); font-size: .8rem; line-height: 1.35; }
+.warnings { background: var(--warn); border: 1px solid var(--warn-line); border-radius: 10px; padding: .9rem 1.1rem; }
+.chart, .photo { overflow-x: auto; }
+.chart img { min-width: 520px; }
+.chart img, .photo img { display: block; width: 100%; height: auto; }
+.photo img { border-radius: 6px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 1rem .8rem; }
+.gallery figure { margin: 0; font-size: .86rem; line-height: 1.35; }
+.gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft);
+  border-radius: 6px; margin-bottom: .35rem; }
+.wrong { color: var(--wrong); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+thead th { color: var(--muted); font-weight: 500; white-space: nowrap; }
+tbody th { font-weight: 500; }
+.facts th { width: 30%; min-width: 7rem; color: var(--muted); }
+.figures td, .figures thead th + th { text-align: right; padding-right: 0; padding-left: .9rem; white-space: nowrap; }
+.figures tbody th { min-width: 8rem; }
+summary { cursor: pointer; color: var(--accent); margin-bottom: .5rem; }
+@media print { body { max-width: none; } section { break-inside: avoid; } }
+"""
+
+# Nothing is fetched and nothing runs: the policy says so to the browser too.
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+$body
+</main>
+</body>
+</html>
+""")

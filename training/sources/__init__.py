@@ -1,0 +1,1 @@
+"""Every form that labelled images come in, read into a `training.collection.Collection`."""
