@@ -22,7 +22,7 @@ __all__ = ["Client", "main"]
 
 app = typer.Typer(
     name="hubel",
-    help="Train a CNN, publish it as a version, serve it over REST.",
+    help="Train a CNN on your folder of images, publish it as a version, serve it over REST.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

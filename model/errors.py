@@ -7,7 +7,8 @@ ModelError
 ├── InvalidReference             a model reference or a name that cannot be parsed
 ├── ModelNotFound                no such model
 │   ├── VersionNotFound          the model has no such version
-│   └── AliasNotFound            the model has no such alias
+│   ├── AliasNotFound            the model has no such alias
+│   └── ReportNotFound           the version has no report, or no such file in it
 ├── RegistryUnavailable          the registry's folder is missing or cannot be used
 ├── CorruptCheckpoint            a file of a version is missing, altered or not understood
 │   └── GoldenMismatch           an engine does not repeat the version's stored outputs
@@ -61,6 +62,10 @@ class VersionNotFound(ModelNotFound):
 
 class AliasNotFound(ModelNotFound):
     """The model has no alias of that name."""
+
+
+class ReportNotFound(ModelNotFound):
+    """The version has no report, or its report has no file of that name."""
 
 
 class RegistryUnavailable(ModelError):

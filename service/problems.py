@@ -42,6 +42,7 @@ TABLE: dict[type[Exception], Row] = {
     model_errors.InvalidReference: Row("invalid-reference", "Not a model reference", 404),
     model_errors.ModelNotFound: Row("model-not-found", "No such model", 404),
     model_errors.VersionNotFound: Row("version-not-found", "No such version", 404),
+    model_errors.ReportNotFound: Row("report-not-found", "No such report", 404),
     model_errors.AliasNotFound: Row("alias-not-found", "No such alias", 404),
     model_errors.RegistryUnavailable: Row("registry-unavailable", "The registry cannot be read", 503),
     model_errors.CorruptCheckpoint: Row("corrupt-checkpoint", "A stored model is damaged", 500),

@@ -1,7 +1,9 @@
 """Small stand-ins: a network that is published in seconds, an engine that does as it is told, images."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,9 @@ from model.architectures.catalog import build_network
 from model.engines.base import Logits
 from model.manifest import Architecture, Calibration
 from model.preprocessing import Pixels, Preprocessing
+from training.evaluation import evaluate
 from training.publish import Release
+from training.report import Report
 
 TINY_LABELS = ("ant", "bee", "cow")
 TINY_PREPROCESSING = Preprocessing(mode="RGB", height=12, width=12, resize="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -37,6 +41,13 @@ def tiny_release(seed: int = 0) -> Release:
         data="none",
         metrics={},
     )
+
+
+def reported_release() -> Release:
+    """The tiny network with a report on twelve images of which it gets some right."""
+    logits = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    report = Report(title="tiny", test=evaluate(logits, np.arange(12) % 3, TINY_LABELS, 1.0), parameters=100)
+    return dataclasses.replace(tiny_release(), report=report, facts=(("fingerprint of the data", "f00"),))
 
 
 class FakeEngine:
@@ -71,3 +82,30 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> 
 def encode_frames(frames: Sequence[Image.Image], image_format: str) -> bytes:
     """An animation's file."""
     return encode(frames[0], image_format, save_all=True, append_images=list(frames[1:]))
+
+
+def write_photos(
+    folder: Path,
+    classes: Sequence[str] = ("blue", "green", "red"),
+    *,
+    count: int = 20,
+    side: int = 24,
+    seed: int = 0,
+    suffix: str = "png",
+    same: bool = False,
+) -> list[Path]:
+    """Class folders of coloured noise; the colour tells the class. `same` is quick: all files are the first one."""
+    generator = np.random.default_rng(seed)
+    paths: list[Path] = []
+    for target, label in enumerate(classes):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            if same and paths:
+                paths.append(folder / label / f"{seed}-{number:02}.{suffix}")
+                paths[-1].write_bytes(paths[0].read_bytes())
+                continue
+            pixels = generator.integers(0, 120, (side, side, 3))
+            pixels[..., 2 - target % 3] += 100
+            paths.append(folder / label / f"{seed}-{number:02}.{suffix}")
+            Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
+    return paths

@@ -15,5 +15,5 @@ if __name__ == "__main__":
     try:
         typer.run(train)
     except (ModelError, TrainingError) as error:
-        print(f"training: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hubel: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -26,7 +26,7 @@ class Preset:
         turn: largest angle, degrees.
         view: smallest and largest side of what is seen, 1 being what the served network sees.
         squash: largest change of width against height, a fraction.
-        shift: largest move, a fraction of the side.
+        shift: largest move, a fraction of the frame's side.
         roam: a view that is smaller than the frame may lie anywhere in it.
         colour: largest change of brightness, contrast and saturation, a fraction.
         trivial: one operation of TrivialAugment for every image.

@@ -27,6 +27,7 @@ def write_card(
     evaluation: Evaluation | None = None,
     facts: Sequence[tuple[str, str]] = (),
     warnings: Sequence[str] = (),
+    photos: str = "",
 ) -> str:
     """Return the card of a version.
 
@@ -34,18 +35,19 @@ def write_card(
         manifest: of the version.
         title: what the model is, for people.
         difference: the largest difference of a probability between ONNX Runtime and torch.
-        evaluation: on the test part; None where hubel has not measured any.
+        evaluation: on the test part or on `photos`; None where hubel has not measured any.
         facts: further names and values: split, fingerprint, machine, ...
         warnings: sentences about what a reader should look into before using the version.
+        photos: what was measured, where it is not a held-out part of the training's data.
     """
     parts = [
         f"# {_plain(title)}",
         _introduce(manifest, evaluation),
         _section("Before you use it", _list(warnings)) if warnings else "",
         _section("Results", _tabulate_results(evaluation)) if evaluation else "",
-        _section("How sure it says it is", _explain_calibration(manifest, evaluation)),
+        _section("How sure it says it is", _explain_calibration(manifest, evaluation, photos)),
         _section("Classes", _tabulate_classes(evaluation)) if evaluation else "",
-        _section("What these figures do not say", _list(limits(evaluation))) if evaluation else "",
+        _section("What these figures do not say", _list(limits(evaluation, photos))) if evaluation else "",
         _section("How it was made", _tabulate_facts(manifest, difference, facts)),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -82,7 +84,7 @@ def _tabulate_results(evaluation: Evaluation) -> str:
     return _table(head, rows)
 
 
-def _explain_calibration(manifest: Manifest, evaluation: Evaluation | None) -> str:
+def _explain_calibration(manifest: Manifest, evaluation: Evaluation | None, photos: str) -> str:
     calibration = manifest.calibration
     if not calibration.calibrated:
         return _explain_missing(manifest, evaluation)
@@ -92,10 +94,11 @@ def _explain_calibration(manifest: Manifest, evaluation: Evaluation | None) -> s
             f" On the test images it moves the expected calibration error from {evaluation.uncalibrated.ece:.3f} to "
             f"{evaluation.calibrated.ece:.3f}."
         )
+    fitted = f"the labels of {_plain(photos)}" if photos else "images which were not trained on"
     return (
         f"`calibrated: true`. A probability is softmax(logits / T) with T = {calibration.temperature:.3f}, the "
-        "temperature that makes images which were not trained on most likely (temperature scaling, Guo et al. 2017), "
-        "with a weak prior at T = 1 that counts only where they are few. It changes how sure the network says it is, "
+        f"temperature that makes {fitted} most likely (temperature scaling, Guo et al. 2017), with a weak prior at "
+        "T = 1 that counts only where they are few. It changes how sure the network says it is, "
         f"and none of its answers.{effect} {_plain(calibration.note)}".rstrip()
     )
 
@@ -106,10 +109,12 @@ def _explain_missing(manifest: Manifest, evaluation: Evaluation | None) -> str:
         if evaluation is None
         else f"on the test images the expected calibration error is {evaluation.uncalibrated.ece:.3f}."
     )
+    command = _command(manifest)
+    invitation = "" if command in manifest.calibration.note else f"\n\nTo calibrate it on your photos: `{command}`."
     return (
         "`calibrated: false`. A probability of 0.9 need not mean that the network is right nine times out of ten: "
         f"{known} {_plain(manifest.calibration.note)}".rstrip()
-        + f"\n\nTo calibrate it on your photos: `{_command(manifest)}`."
+        + invitation
     )
 
 

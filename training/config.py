@@ -1,7 +1,7 @@
 """What a training run is told, in one frozen record that the published version keeps."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from training.errors import InvalidRecipe
 
@@ -54,10 +54,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise InvalidRecipe(f"{name} {value!r} is not known; it is one of {', '.join(get_args(kind))}")
         bounds: dict[str, tuple[float, float]] = {
             "epochs": (1, 100_000),
             "batch_size": (1, 65_536),
-            "learning_rate": (0, 100),
+            "learning_rate": (1e-9, 100),
             "warm_up": (0, 1),
             "weight_decay": (0, 10),
             "label_smoothing": (0, 0.999),

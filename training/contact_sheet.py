@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import InvalidImage
 from model.preprocessing import ImageLimits, Preprocessing, prepare_image
-from training.leakage import Pair
+from training.duplicates import Pair
 
 PAIRS_LIMIT = 24
 

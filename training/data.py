@@ -1,6 +1,7 @@
 """The parts of a run: which image is in which, and their pixels, decoded once."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
 from training.collection import ArrayImages, Collection, PartName, Targets
+from training.errors import RunNotWritable
 
 Indices = NDArray[np.int64]
 
@@ -75,18 +77,24 @@ def load_part(
     indices: Indices,
     preprocessing: Preprocessing,
     scratch: Path,
+    *,
+    margin: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Part:
-    """Decode images as serving does, but with the margin that augmentation may move into.
+    """Decode images to the very pixels that serving prepares, or to frames with a margin around them.
 
     Args:
         collection: where the images are.
         indices: which of them.
         preprocessing: what the network takes.
         scratch: a folder for the pixels that do not fit into memory.
+        margin: keep what augmentation may move into, between the short side and the crop.
         on_progress: is told how many images are done.
+
+    Raises:
+        RunNotWritable: `scratch` cannot hold them either.
     """
-    framing = frame_of(preprocessing)
+    framing = frame_of(preprocessing) if margin else preprocessing
     shape = (len(indices), *framing.shape)
     images = collection.images
     part_of = (collection.targets[indices], (preprocessing.height, preprocessing.width), indices)
@@ -110,8 +118,8 @@ def load_part(
 def frame_of(preprocessing: Preprocessing) -> Preprocessing:
     """Return the preprocessing that keeps the margin between the short side and the crop.
 
-    The middle of such a frame has the pixels that `preprocessing` gives, up to a rounding of one
-    level, where the margin on both sides is even.
+    The middle of such a frame has nearly the pixels that `preprocessing` gives: the resampling
+    rounds otherwise.
     """
     if preprocessing.short_side is None:
         return preprocessing
@@ -131,9 +139,18 @@ def channel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def _allocate(shape: tuple[int, ...], scratch: Path) -> Pixels:
-    if np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
-    return np.lib.format.open_memmap(scratch / f"pixels-{shape[0]}.npy", "w+", np.uint8, shape)
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:  # has no name: no two parts share it, and no kill leaves it
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up later would end the process
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise RunNotWritable(
+            f"{size:,} bytes of pixels do not fit into {scratch} ({error.strerror}); choose another folder with --runs"
+        ) from error
 
 
 def _deal(

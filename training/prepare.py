@@ -9,17 +9,10 @@ from model.preprocessing import ImageLimits, decode_whole
 from training.collection import Collection, PartName
 from training.contact_sheet import write_contact_sheet
 from training.data import PARTS, Indices, split
+from training.duplicates import SMALL_SIDE, Pair, duplicate_groups, find_duplicates, pixel_digest
 from training.errors import InvalidData
 from training.job import Job
-from training.leakage import (
-    SMALL_SIDE,
-    Leakage,
-    Pair,
-    check_leakage,
-    duplicate_groups,
-    find_duplicates,
-    pixel_digest,
-)
+from training.leakage import Leakage, check_leakage
 from training.progress import Display
 from training.run_folder import RunFolder
 from training.sources.open import open_collection

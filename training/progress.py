@@ -138,6 +138,12 @@ class FollowingObserver:
 
     checkpoint_seconds = float("inf")
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM pass: the leading process, which has it too, ends the run after a step."""
+        with _signals_set(threading.Event()):
+            yield
+
     def on_step(self, epoch: int, done: int, steps: int) -> None:
         """Do nothing."""
 
@@ -148,7 +154,7 @@ class FollowingObserver:
         """Do nothing."""
 
     def stop_wanted(self) -> bool:
-        """Never ask: the launcher ends this process with the others."""
+        """Never ask: the leading process decides."""
         return False
 
 

@@ -3,6 +3,7 @@
 The figures behind each choice stand in `benchmarks/training.md`.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from model.architectures.torchvision_networks import torchvision_names
 from model.preprocessing import Preprocessing
 from training.config import AugmentName, TrainConfig
 from training.errors import InvalidRecipe
@@ -29,6 +31,24 @@ _NEUTRAL = (0.5, 0.5)
 def choose_arch(sizes: NDArray[np.int64]) -> str:
     """Return the classic CNN for small images, a trained backbone for photos; `sizes` is (N, 2)."""
     return CLASSIC if int(np.median(sizes.max(axis=1))) < _SMALL_SIDE else TRANSFER
+
+
+def check_told(arch: str | None, told: Mapping[str, Any]) -> None:
+    """Refuse what is wrong whatever the data are, before the work of reading them.
+
+    Raises:
+        InvalidRecipe: a setting is not known, or out of its bounds; no network has that name.
+    """
+    unknown = set(told) - {field.name for field in fields(TrainConfig)}
+    if unknown:
+        raise InvalidRecipe(f"no recipe has {', '.join(sorted(unknown))}")
+    TrainConfig(**told)
+    if arch is not None and arch not in (CLASSIC, TRANSFER) and arch not in (names := torchvision_names()):
+        nearest = ", ".join(difflib.get_close_matches(arch, [CLASSIC, TRANSFER, *names], 3, cutoff=0.0))
+        raise InvalidRecipe(
+            f"there is no architecture {arch!r}: classic, efficientnet_lite0 and torchvision's classification networks "
+            f"are known; the nearest are {nearest}"
+        )
 
 
 def classic_config(config: Mapping[str, JsonValue], preprocessing: Preprocessing, images: int) -> dict[str, JsonValue]:
@@ -83,11 +103,8 @@ def choose_recipe(
     Small gray images are taken for characters, which must not be mirrored.
 
     Raises:
-        InvalidRecipe: a setting is not known, or out of its bounds.
+        InvalidRecipe: a setting is out of its bounds.
     """
-    unknown = set(told) - {field.name for field in fields(TrainConfig)}
-    if unknown:
-        raise InvalidRecipe(f"no recipe has {', '.join(sorted(unknown))}")
     if fine_tune:
         chosen = TrainConfig(
             epochs=fine_tune, batch_size=32, learning_rate=5e-4, warm_up=0.1, augment="photo", average=0.99

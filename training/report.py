@@ -65,7 +65,7 @@ class Report:
 
     Attributes:
         title: what the model is, for people.
-        test: the evaluation on images that neither training nor calibration has seen.
+        test: the evaluation on images that neither training nor calibration has seen; of `photos`, as far as known.
         parameters: how many numbers training could change.
         validation: the evaluation on the part that the temperature was fitted on.
         history: the epochs in order; empty where there were none.
@@ -76,6 +76,7 @@ class Report:
         flops: floating-point operations per image, a multiply-add counted as 2.
         facts: names and values of data, split, fingerprint, recipe, seed, versions, machine, ...
         warnings: sentences about what a reader should look into before using the model.
+        photos: what the images are, where they are not a held-out part of the training's data.
     """
 
     title: str
@@ -90,6 +91,7 @@ class Report:
     flops: int | None = None
     facts: Sequence[Fact] = ()
     warnings: Sequence[str] = ()
+    photos: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def _write_page(report: Report, results: Sequence[_Picture], insides: Sequence[_
         _class_table(report.test),
         _comparison(report),
         _latency_table(report.latencies),
-        _limits(report.test),
+        _section("What these figures do not say", _list(limits(report.test, report.photos))),
         _section("How it was made", _table((), report.facts)) if report.facts else "",
     ]
     return _PAGE.substitute(title=escape(report.title), style=_STYLE, body="\n".join(filter(None, sections)))
@@ -377,10 +379,6 @@ def _latency_table(latencies: Sequence[Latency]) -> str:
     headings = ("engine", "threads", "batch", "median, ms", "images per second")
     reading = "The network alone, on the machine that trained it: without decoding, and without the server."
     return _section("What an answer costs", f"<p>{reading}</p>{_table(headings, rows)}")
-
-
-def _limits(test: Evaluation) -> str:
-    return _section("What these figures do not say", _list(limits(test)))
 
 
 def _section(title: str, body: str) -> str:

@@ -31,7 +31,7 @@ from training.loop import Trainer
 from training.prepare import Prepared, prepare
 from training.progress import Display, FollowingObserver, RunObserver
 from training.publish import Release
-from training.recipes import CLASSIC, choose_arch, choose_preprocessing, choose_recipe, classic_config
+from training.recipes import CLASSIC, check_told, choose_arch, choose_preprocessing, choose_recipe, classic_config
 from training.release import make_release
 from training.run_folder import RunFolder
 from training.study import study
@@ -58,8 +58,8 @@ class Run:
             TrainingError: as the steps say.
         """
         keep_memory()
-        if self.group.leads and not self.job.resume:
-            self.folder.begin()
+        if self.group.leads:
+            self._begin()
         prepared = self.group.share(self._prepare())
         assert prepared is not None
         task = self._decode(prepared)
@@ -73,6 +73,19 @@ class Run:
             result = study(trained.network, task.preprocessing, prepared.collection, validation, test)
         return make_release(name, task, trained, result)
 
+    def _begin(self) -> None:
+        """Refuse what can be refused before any work, and make the run's folder ready."""
+        check_told(self.job.arch, self.job.told)
+        if self.job.resume:
+            self.folder.check_stopped()
+            self.folder.clear_scratch()
+            return
+        if self.folder.checkpoint.exists():
+            self.display.warn(
+                f"a stopped run is in {self.folder.path}; --resume would go on with it, this run replaces it"
+            )
+        self.folder.begin()
+
     def _prepare(self) -> Prepared | None:
         if not self.group.leads:
             return None
@@ -82,18 +95,30 @@ class Run:
         job = self.job
         arch = job.arch or choose_arch(prepared.sizes)
         preprocessing = choose_preprocessing(arch, prepared.sizes, bool(prepared.gray.all()), job.size)
+        config = choose_recipe(
+            arch,
+            preprocessing,
+            data=prepared.collection.name,
+            images=len(prepared.indices["train"]),
+            fine_tune=job.fine_tune,
+            told=job.told,
+        )
+        looping = arch == CLASSIC or job.weights == "none" or job.fine_tune > 0
         parts: dict[PartName, Part] = {}
         for name in PARTS if self.group.leads else PARTS[:1]:
             indices = prepared.indices[name]
             with self.display.stage(f"decoding the {name} part", len(indices), "images") as show:
                 parts[name] = load_part(
-                    prepared.collection, indices, preprocessing, self.folder.scratch, lambda done: show(done, "")
+                    prepared.collection,
+                    indices,
+                    preprocessing,
+                    self.folder.scratch,
+                    margin=name == "train" and looping and config.augment != "none",
+                    on_progress=lambda done: show(done, ""),
                 )
         if arch == CLASSIC:
             mean, std = channel_statistics(parts["train"])
             preprocessing = preprocessing.model_copy(update={"mean": mean, "std": std})
-        images, data = len(parts["train"]), prepared.collection.name
-        config = choose_recipe(arch, preprocessing, data=data, images=images, fine_tune=job.fine_tune, told=job.told)
         return Task(arch, preprocessing, config, prepared, parts)
 
     def _train(self, task: Task) -> Trained:
@@ -187,7 +212,9 @@ class Run:
             with observer.watching(trainer.steps(train)):
                 trainer.run(train, task.parts["validation"], observer)
         else:
-            trainer.run(train, train, FollowingObserver())
+            follower = FollowingObserver()
+            with follower.watching():
+                trainer.run(train, train, follower)
         return dataclasses.replace(
             trained,
             network=_detached(trainer, trained.architecture, task.classes),

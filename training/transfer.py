@@ -23,7 +23,7 @@ from model.preprocessing import Preprocessing
 from training import imagenet
 from training.collection import Targets
 from training.data import Part
-from training.errors import InvalidRecipe
+from training.errors import InvalidRecipe, RunNotWritable
 
 _BATCH = 32
 _MOST_ITERATIONS = 5000
@@ -131,11 +131,15 @@ def cached_features(
     device: torch.device,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Features:
-    """Return the features (N, D) of a part's images, from `cache` where they have been computed before."""
+    """Return the features (N, D) of a part's images, from `cache` where they have been computed before.
+
+    Raises:
+        RunNotWritable: `cache` cannot be written.
+    """
     key = hashlib.sha256(f"{fingerprint} {backbone.preprocessing.model_dump_json()}".encode())
     for name, tensor in backbone.network.state_dict().items():
         if not name.startswith(f"{backbone.head}."):
-            key.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+            key.update(tensor.detach().cpu().numpy().tobytes())
     key.update(part.indices.tobytes())
     path = cache / f"features-{key.hexdigest()[:20]}.npy"
     if path.exists():
@@ -144,10 +148,13 @@ def cached_features(
         except ValueError:  # a file that was cut short is computed again
             path.unlink()
     found = features(backbone, part, device, on_progress)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part.npy")
-    np.save(temporary, found)
-    temporary.replace(path)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part.npy")
+        np.save(temporary, found)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunNotWritable(f"the features cannot be kept in {cache}: {error}") from error
     return found
 
 

@@ -35,5 +35,8 @@ def build_network(name: str, classes: int, config: Mapping[str, JsonValue]) -> n
             case _:
                 _NoConfig.model_validate(config)
                 return torchvision_network(name, classes)
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UnknownArchitecture(f"architecture {name!r} does not take {dict(config)}: {wrong}") from error
+    except ValueError as error:
         raise UnknownArchitecture(f"architecture {name!r} does not take {dict(config)}: {error}") from error

@@ -2,8 +2,10 @@
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
 
-from model.checkpoint import read_card, read_manifest
+from model.checkpoint import REPORT, read_card, read_manifest
+from model.errors import ReportNotFound
 from model.registry import Registry
 from model.types import ModelRef
 from service.dependencies import CurrentSettings, Host
@@ -30,3 +32,19 @@ async def show_model(ref: str, host: Host, settings: CurrentSettings) -> Version
     manifest = version.stored.manifest if version.stored else await run_in_threadpool(read_manifest, folder)
     card = await run_in_threadpool(read_card, folder)
     return VersionDetail.describe(host.models[parsed.name], version, manifest, card)
+
+
+@router.get("/{ref}/report/{file}", response_class=FileResponse, responses=problems(404, 422))
+async def show_report(ref: str, file: str, host: Host, settings: CurrentSettings) -> FileResponse:
+    """Give a file of a version's report; `index.html` is the report as one page."""
+    parsed = ModelRef.parse(ref)
+    number = host.find(parsed).number
+    folder = Registry(settings.registry).folder(parsed.name, number)
+    manifest = await run_in_threadpool(read_manifest, folder)
+    name = f"{REPORT}/{file}"
+    if name not in manifest.files:
+        known = ", ".join(listed.removeprefix(f"{REPORT}/") for listed in manifest.files if listed.startswith(REPORT))
+        raise ReportNotFound(
+            f"the report of {parsed.name}:{number} has no {file!r}; it has {known or 'no file at all'}"
+        )
+    return FileResponse(folder / name)

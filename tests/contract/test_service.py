@@ -19,8 +19,9 @@ from model.engines.selection import EngineChoice
 from model.registry import Registry, StoredVersion
 from service import hosting
 from tests.asgi import assert_problem, running
-from tests.fakes import encode, noise
+from tests.fakes import encode, noise, reported_release
 from tests.unit.model.test_registry import publish_again
+from training.publish import publish
 
 pytestmark = pytest.mark.anyio
 IMAGE = encode(noise())
@@ -216,6 +217,7 @@ async def test_openapi_describes_every_route_and_form(published_tiny: Path) -> N
         ("/v1/models/{ref}/predict", "post"),
         ("/v1/models", "get"),
         ("/v1/models/{ref}", "get"),
+        ("/v1/models/{ref}/report/{file}", "get"),
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/health", "get"),
@@ -234,6 +236,29 @@ async def test_openapi_describes_every_route_and_form(published_tiny: Path) -> N
     assert "HTTPValidationError" not in text  # every failure is a problem
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
         assert reference in document["components"]["schemas"], reference
+
+
+async def test_a_report_is_served_file_by_file_and_nothing_else_is(tmp_path: Path) -> None:
+    version = publish(Registry(tmp_path), reported_release())
+    async with running(tmp_path) as client:
+        page = await client.get("/v1/models/tiny/report/index.html")
+        picture = await client.get("/v1/models/tiny:1/report/confusion.png")
+        figures = await client.get("/v1/models/tiny/report/evaluation.json")
+        for name in ("weights.png", "..%2Fmodel.safetensors", "%2E%2E%2Fmanifest.json"):
+            assert (await client.get(f"/v1/models/tiny/report/{name}")).status_code == 404
+        assert_problem(
+            await client.get("/v1/models/tiny/report/nothing"), 404, "report-not-found", "nothing", "index.html"
+        )
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.content == (version.folder / "report" / "index.html").read_bytes()
+    assert picture.headers["content-type"] == "image/png"
+    assert figures.json()["images"] == 12
+
+
+async def test_a_version_without_a_report_says_so(published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        answer = await client.get("/v1/models/tiny/report/index.html")
+    assert_problem(answer, 404, "report-not-found", "no file at all")
 
 
 def test_the_arrows_between_the_packages_hold(pytestconfig: pytest.Config) -> None:

@@ -110,6 +110,20 @@ def test_a_card_without_an_evaluation_tells_how_to_get_one() -> None:
     assert "has not been measured" in text
 
 
+def test_a_card_names_the_command_to_calibrate_with_once_where_the_note_does() -> None:
+    command = "hubel evaluate pets PHOTOS --calibrate"
+    noted = manifest(calibrated=False).model_copy(update={"calibration": Calibration(note=f"To fit one: {command}")})
+    section = write_card(noted, title="Pets", difference=0).split("## How sure it says it is")[1]
+    assert section.count(command) == 1
+
+
+def test_a_card_of_other_photos_names_them() -> None:
+    text = write_card(manifest(), title="Pets", difference=0, evaluation=evaluation(), photos="folder holidays")
+    assert "makes the labels of folder holidays most likely" in text
+    assert "90 images of folder holidays" in text
+    assert "training images" not in text
+
+
 def test_a_seed_that_there_was_not_is_not_told() -> None:
     assert "| seed |" not in card(seed=None)
     assert "| seed | 0 |" in card(seed=0)

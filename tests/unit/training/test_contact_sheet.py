@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.fakes import encode, noise
 from training.contact_sheet import PAIRS_LIMIT, write_contact_sheet
-from training.leakage import Pair
+from training.duplicates import Pair
 
 
 def sheet(path: Path, pairs: list[Pair], files: list[bytes], caption: str = "train\nshop/cat.png") -> Image.Image:

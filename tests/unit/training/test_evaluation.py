@@ -91,3 +91,11 @@ def test_the_limits_name_the_number_of_images_and_the_interval() -> None:
     text = " ".join(limits(evaluation))
     assert "200 images" in text
     assert f"{evaluation.top1_interval[0]:.1%}" in text
+
+
+def test_of_other_photos_it_is_not_said_that_they_are_like_the_training_images() -> None:
+    evaluation = evaluate(*sample(), LABELS, 1.0)
+    text = " ".join(limits(evaluation, "folder holidays"))
+    assert "200 images of folder holidays" in text
+    assert "training images" not in text
+    assert "seed" not in text

@@ -12,7 +12,7 @@ from torch.nn import functional
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
 from training import loop as loop_module
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import Part
 from training.distributed import Group
 from training.errors import Diverged, Interrupted, InvalidRecipe
@@ -230,3 +230,24 @@ def test_fp16_is_for_gpus_and_what_is_asked_for_is_taken() -> None:
 def test_a_recipe_out_of_bounds_names_setting_value_and_bounds(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidRecipe, match=rf"{next(iter(wrong))} is .*; it lies from"):
         TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_trains_in_every_precision_and_goes_on_where_it_stopped(precision: Precision) -> None:
+    config = dataclasses.replace(SHORT, precision=precision, clip_norm=1.0, augment="light", mix="cutmix", epochs=6)
+    gpu = Group(torch.device("cuda"))
+    torch.manual_seed(0)
+    arguments: dict[str, JsonValue] = {"height": 12, "width": 12, "stages": [[4]], "hidden": [8]}
+
+    def trainer() -> Trainer:
+        network = PixelNetwork(build_network("classic", 2, arguments), (0.5,), (0.25,))
+        return Trainer(network, config, gpu, np.bincount(LEARN.targets))
+
+    stopped, watcher = trainer(), Watcher(stop_after=15)
+    with pytest.raises(Interrupted):
+        stopped.run(LEARN, CHECK, watcher)
+    resumed = trainer()
+    resumed.restore(watcher.states[-1])
+    resumed.run(LEARN, CHECK, Watcher())
+    assert resumed.history[-1].validation_accuracy > 0.9

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from model.engines.selection import EngineChoice
 from model.errors import CorruptCheckpoint, GoldenMismatch
 from model.manifest import Architecture
 from model.registry import Registry, StoredVersion
-from tests.fakes import tiny_release
+from tests.fakes import reported_release, tiny_release
 from training import publish as publish_module
 from training.imagenet import import_imagenet, translate
 from training.publish import publish
@@ -94,6 +95,20 @@ def test_the_card_tells_source_licence_and_figures(tmp_path: Path) -> None:
     card = (publish(Registry(tmp_path), release).folder / CARD).read_text()
     for words in ("| licence | CC0 |", "| test accuracy | 0.5000 |", "| calibrated | no"):
         assert words in card
+
+
+def test_a_report_has_every_engine_and_its_files_are_in_the_manifest(tmp_path: Path) -> None:
+    version = publish(Registry(tmp_path), reported_release())
+    files = {path.relative_to(version.folder).as_posix() for path in version.folder.rglob("*") if path.is_file()}
+    assert files == {*version.manifest.files, "manifest.json"}
+    assert "report/index.html" in files
+    page = (version.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "onnx" in page
+    assert "torch" in page
+    assert "| fingerprint of the data | f00 |" in (version.folder / CARD).read_text(encoding="utf-8")
+    for path in (version.folder, version.folder / "report"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((version.folder / "report" / "index.html").stat().st_mode) == 0o644
 
 
 def test_weights_of_another_network_are_not_imported() -> None:

@@ -143,6 +143,13 @@ def test_the_page_tells_the_figures(written: Path) -> None:
         assert figure in text
 
 
+def test_a_page_of_other_photos_names_them(tmp_path: Path) -> None:
+    write_report(tmp_path, Report("Pets", evaluation(2), parameters=10, photos="folder <holidays>"))
+    text = Page((tmp_path / "index.html").read_text("utf-8")).text
+    assert "200 images of folder <holidays>" in text
+    assert "training images" not in text
+
+
 def test_the_history_is_json_without_what_is_not_a_number(written: Path) -> None:
     first, second = json.loads((written / "history.json").read_text("utf-8"))
     assert first["validation_loss"] is None

@@ -1,0 +1,72 @@
+"""The next version of a model: the same files as another, at a temperature that was fitted on other photos."""
+
+import datetime as dt
+import shutil
+from pathlib import Path
+
+from model.checkpoint import CARD, REPORT, digest_files, read_golden
+from model.classifier import check_golden, load_classifier
+from model.engines.selection import EngineChoice, is_installed
+from model.errors import RegistryUnavailable
+from model.manifest import Manifest
+from model.registry import Registry, StoredVersion
+from training.assess import Assessment, facts, write_assessment
+from training.card import write_card
+from training.study import figures
+
+
+def publish_calibrated(registry: Registry, assessment: Assessment, alias: str | None = None) -> StoredVersion:
+    """Publish the next version of the same model: the same files, with the temperature that was fitted.
+
+    Raises:
+        GoldenMismatch: an engine does not repeat the golden outputs at that temperature.
+        RegistryUnavailable: the registry cannot be written.
+    """
+    try:
+        return _publish_calibrated(registry, assessment, alias)
+    except OSError as error:
+        raise RegistryUnavailable(f"{registry.root.absolute()} cannot be written: {error}") from error
+
+
+def _publish_calibrated(registry: Registry, assessment: Assessment, alias: str | None) -> StoredVersion:
+    base = assessment.version
+    manifest = base.manifest.model_copy(
+        update={
+            "calibration": assessment.calibration,
+            "metrics": figures(assessment.evaluation),
+            "provenance": base.manifest.provenance.model_copy(
+                update={
+                    "created": dt.datetime.now(dt.UTC).replace(microsecond=0),
+                    "source": f"hubel evaluate --calibrate, of {base}; {base.manifest.provenance.source}",
+                }
+            ),
+        }
+    )
+    with registry.staging(base.name) as folder:
+        for name in base.manifest.files:
+            if name != CARD and not name.startswith(f"{REPORT}/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(base.folder / name, folder / name)
+        difference = _check_staged(folder, manifest)
+        write_assessment(folder / REPORT, assessment)
+        card = write_card(
+            manifest,
+            title=f"{base.name}: {len(manifest.labels):,} classes, {manifest.architecture.name}",
+            difference=difference,
+            evaluation=assessment.evaluation,
+            facts=facts(assessment),
+            warnings=assessment.photos.warnings,
+            photos=assessment.photos.collection.origin,
+        )
+        (folder / CARD).write_text(card, encoding="utf-8")
+        return registry.publish(folder, manifest, alias)
+
+
+def _check_staged(folder: Path, manifest: Manifest) -> float:
+    """Load what will be served with every engine that is here, and return the largest difference of a probability."""
+    whole = manifest.model_copy(update={"files": digest_files(folder)})
+    staged = StoredVersion(manifest.name, 0, folder, whole)
+    golden = read_golden(folder)
+    engines = [engine for engine in manifest.engines if is_installed(engine)]
+    loaded = [load_classifier(staged, EngineChoice(engine, "cpu")) for engine in engines]
+    return max(check_golden(classifier.engine, golden, whole) for classifier in loaded)
