@@ -8,7 +8,7 @@ import sys
 import typer
 
 from model.errors import ModelError
-from training.cli import train
+from training.commands.train import train
 from training.errors import TrainingError
 
 if __name__ == "__main__":

@@ -64,9 +64,10 @@ def study(
 
 def figures(test: Evaluation) -> dict[str, float]:
     """Return the figures of a test part by their names in a manifest."""
+    top_k = {f"test_top{test.k}_accuracy": test.top_k} if test.k < test.classes else {}
     return {
         "test_accuracy": test.top1,
-        f"test_top{test.k}_accuracy": test.top_k,
+        **top_k,
         "test_macro_f1": test.macro_f1,
         "test_ece": test.calibrated.ece,
         "test_ece_uncalibrated": test.uncalibrated.ece,

@@ -53,7 +53,7 @@ def test_the_temperature_comes_from_the_validation_part_and_the_figures_from_the
     assert other.calibration.temperature == found.calibration.temperature
     assert found.metrics["test_accuracy"] == found.test.top1
     assert found.metrics["validation_accuracy"] == found.validation.top1
-    assert found.metrics["test_top2_accuracy"] == 1
+    assert not any("top" in name for name in found.metrics)  # among 2 classes the right one always is
 
 
 def test_mistakes_are_shown_with_names_from_the_collection_most_certain_first(collection: Collection) -> None:

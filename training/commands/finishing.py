@@ -1,0 +1,97 @@
+"""What every command that publishes has in common: its destination, its end, and being stopped."""
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from safetensors import SafetensorError
+
+from model.errors import RegistryUnavailable
+from model.registry import Registry, StoredVersion
+from model.types import check_alias
+from training.errors import Interrupted
+
+if TYPE_CHECKING:
+    from training.publish import Release
+
+_USAGE = 2
+_STOPPED = 130
+
+
+def check_destination(store: Registry, name: str, alias: str | None) -> None:
+    """Find out before the work, not after it, whether its result can be published."""
+    if alias is not None:
+        check_alias(alias)
+    with store.staging(name):
+        pass
+    forget_empty(store, name)
+
+
+def forget_empty(store: Registry, name: str) -> None:
+    """Let a model without a version leave no folder behind."""
+    with suppress(OSError):  # it is not empty
+        (store.root / name).rmdir()
+
+
+def require_torch(command: str) -> None:
+    """End a command that needs torch, where torch is not installed, with the line to type."""
+    if importlib.util.find_spec("torch") is None:
+        typer.echo(f"hubel: '{command}' needs torch, which is not installed: pip install 'hubel[torch]'", err=True)
+        raise typer.Exit(_USAGE)
+
+
+@contextmanager
+def stoppable(checkpoint: Path) -> Iterator[None]:
+    """Let SIGTERM tidy up as Ctrl-C does, and end both with a line instead of a traceback."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        if (rank := os.environ.get("RANK", "0")) == "0":
+            kept = f"its checkpoint is kept, go on with --resume ({checkpoint})"
+            rest = kept if checkpoint.exists() else "it had come to no checkpoint"
+            typer.echo(f"hubel: {str(error) or 'stopped'}; {rest}", err=True)
+        else:
+            typer.echo(f"hubel: process {rank}: {str(error) or 'stopped'}", err=True)
+        raise typer.Exit(_STOPPED) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def publish_release(store: Registry, release: "Release", alias: str | None, otherwise: str = "") -> None:
+    """Publish and say so; `otherwise` ends the message of a failure.
+
+    Raises:
+        RegistryUnavailable: the version cannot be written.
+    """
+    from training.publish import publish
+
+    try:
+        with Console().status(f"exporting and checking {release.name}"):
+            version = publish(store, release, alias)
+    except (OSError, SafetensorError) as error:
+        raise RegistryUnavailable(
+            f"the version cannot be written into {store.root.absolute()}: {error}; nothing was published{otherwise}"
+        ) from error
+    announce(store, version)
+
+
+def announce(
+    store: Registry,
+    version: StoredVersion,
+    console: Console | None = None,
+    what: str = "its held-out test images",
+) -> None:
+    """Say which version there is now, under which aliases, and how often it is right."""
+    aliases = [alias for alias, number in store.state(version.name).aliases.items() if number == version.number]
+    accuracy = version.manifest.metrics.get("test_accuracy")
+    measured = f", right on {accuracy:.1%} of {what}" if accuracy is not None else ""
+    (console or Console()).print(
+        f"published {version} ({', '.join(aliases) or 'no alias'}){measured}", highlight=False, soft_wrap=True
+    )
