@@ -1,6 +1,7 @@
 """`hubel train`: what a user asks for, handed to a run, and its result published."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -116,8 +117,9 @@ def train(
         allow_leakage=allow_leakage,
         resume=resume,
     )
-    from training.sources.open import name_of
+    from training.sources.open import check_there, name_of
 
+    check_there(data)
     train_and_publish(Registry(registry), job, name or name_of(data), runs, alias=alias, device=device, quiet=quiet)
 
 
@@ -141,6 +143,8 @@ def train_and_publish(
         ModelError: the version cannot be published.
     """
     checkpoint = runs / name / "checkpoint.pt"
+    if os.environ.get("RANK", "0") == "0":  # the process that leads; before torch is imported, which takes seconds
+        check_destination(store, name, alias)
     with stoppable(checkpoint):
         from training.distributed import joined
         from training.progress import Display
@@ -148,8 +152,6 @@ def train_and_publish(
         from training.run_folder import RunFolder
 
         with joined(device) as group:
-            if group.leads:
-                check_destination(store, name, alias)
             display = Display(Console(), quiet=quiet or not group.leads)
             folder = RunFolder(runs / name)
             try:

@@ -46,12 +46,29 @@ def open_collection(
     """
     if data in NAMES:
         return open_named(data, root.expanduser() if root else None, download=download)
-    if not data.strip():
-        raise InvalidData(f"no data is named: give {_FORMS}, or one of {', '.join(NAMES)}")
+    check_there(data)
     try:
         return _open_path(Path(data).expanduser(), data, work, label_column)
     except OSError as error:
         raise InvalidData(f"{data} cannot be read: {error}") from error
+
+
+def check_there(data: str) -> None:
+    """Make sure that `data` is a known name or a path of something, without reading it.
+
+    Raises:
+        InvalidData: it is neither.
+    """
+    if not data.strip():
+        raise InvalidData(f"no data is named: give {_FORMS}, or one of {', '.join(NAMES)}")
+    if data in NAMES:
+        return
+    try:
+        there = Path(data).expanduser().exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that is nobody's
+        raise InvalidData(f"{data} cannot be read: {error}") from error
+    if not there:
+        raise InvalidData(f"there is no {data}: give {_FORMS}, or one of {', '.join(NAMES)}{_meant(data)}")
 
 
 def name_of(data: str) -> str:
@@ -66,8 +83,6 @@ def _open_path(path: Path, data: str, work: Path, label_column: str | None) -> C
     if path.is_dir():
         name = path.resolve().name
         return _open_folder(Place(path, data, name_of(data), f"folder {name}"), label_column)
-    if not path.exists():
-        raise InvalidData(f"there is no {data}: give {_FORMS}, or one of {', '.join(NAMES)}{_meant(data)}")
     if not path.is_file():
         raise InvalidData(f"{data} is neither a file nor a folder: give {_FORMS}")
     if path.name.lower().endswith(TABLE_SUFFIXES):
