@@ -179,7 +179,7 @@ def decode_whole(data: bytes, limits: ImageLimits) -> Pixels:
     opened = _open(data, limits)
     check_size(*opened.size, limits)
     try:
-        orientation, image, _ = _decode(data, opened, opened.size, "RGB")
+        orientation, image, _ = _decode(data, opened, opened.size[::-1], "RGB")
     except Exception as error:  # as in `prepare_image`
         raise InvalidImage(f"the image is broken or truncated: {_reason(error)}") from error
     return np.asarray(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image, dtype=np.uint8)

@@ -2,7 +2,7 @@
 
 By default glibc asks the system for every large block anew and returns it at once, and each
 page is then cleared again. A training step takes the same blocks every time; keeping them
-makes steps on a CPU 1.1 to 3 times as fast (`benchmarks/training.md`).
+makes steps on a CPU up to 1.7 times as fast (`benchmarks/training.md`).
 """
 
 import ctypes

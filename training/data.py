@@ -19,6 +19,7 @@ Indices = NDArray[np.int64]
 # What is taken for a part that the owner has not made; the rest is the training part.
 SHARES: dict[PartName, float] = {"validation": 0.1, "test": 0.2}
 PARTS: tuple[PartName, ...] = ("train", "validation", "test")
+_BLOCK = 256  # images that are counted at a time
 MEMORY_BYTES = 4 * 2**30  # what is larger lies in a file
 
 
@@ -98,7 +99,8 @@ def load_part(
     shape = (len(indices), *framing.shape)
     images = collection.images
     part_of = (collection.targets[indices], (preprocessing.height, preprocessing.width), indices)
-    if isinstance(images, ArrayImages) and images.pixels.shape[1:] == framing.shape:
+    unchanged = framing.source_size() == framing.shape[:2]  # nothing of the image lies outside, nor is it resized
+    if isinstance(images, ArrayImages) and images.pixels.shape[1:] == framing.shape and unchanged:
         return Part(images.pixels[indices], *part_of)
     frames = _allocate(shape, scratch)
 
@@ -129,9 +131,11 @@ def frame_of(preprocessing: Preprocessing) -> Preprocessing:
 
 def channel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation of each channel on the scale 0 to 1, rounded to four digits."""
-    counts = np.stack(
-        [np.bincount(part.pixels[..., channel].ravel(), minlength=256) for channel in range(part.frames.shape[-1])]
-    )  # (C, 256)
+    counts = np.zeros((part.frames.shape[-1], 256), np.int64)
+    for start in range(0, len(part), _BLOCK):
+        block = part.pixels[start : start + _BLOCK]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ levels
     deviation = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))

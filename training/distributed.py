@@ -5,6 +5,7 @@ by DistributedDataParallel, over nccl on GPUs and gloo on a CPU. Batch norm uses
 of each process's own share on a CPU, and of all shares (SyncBatchNorm) on GPUs.
 """
 
+import datetime as dt
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from training.errors import Interrupted, InvalidRecipe
 
 T = TypeVar("T")
+# The others wait while the leading process reads the data and measures the network.
+_PATIENCE = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def joined(device: str, environment: Mapping[str, str] = os.environ) -> Iterator
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     group = Group(chosen, distributed.get_rank(), size)
     try:
         yield group

@@ -96,8 +96,9 @@ def check_leakage(pairs: Sequence[Pair], collection: Collection, sizes: NDArray[
 
 
 def _is_across(pair: Pair, collection: Collection) -> bool:
-    first, second = collection.parts[pair.first], collection.parts[pair.second]
-    return bool(first and second and first != second)
+    """Tell a pair of two parts; an image that its owner left over is trained on, or validated with."""
+    first, second = (str(collection.parts[index]) for index in (pair.first, pair.second))
+    return first != second and {first, second} != {"", "train"}
 
 
 def _count(pairs: Sequence[Pair], kind: str) -> int:

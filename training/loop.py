@@ -28,7 +28,7 @@ from training.distributed import Group
 from training.errors import Diverged, Interrupted, InvalidRecipe
 from training.schedule import cosine, one_cycle
 
-_EVALUATION_BATCH = 256
+_MOST_EVALUATED, _FEWEST_EVALUATED, _EVALUATED_PIXELS = 256, 8, 2**22  # images and pixels of a batch
 _SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine}
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _EPOCH_STREAM, _STEP_STREAM = 0, 1
@@ -187,7 +187,7 @@ class Trainer:
             progress = step / (self.config.epochs * data.steps)
             if self.config.time_budget:
                 progress = max(progress, elapsed / self.config.time_budget)
-            if progress >= 1:
+            if progress >= 1 and step > 0:
                 return False
             torch.manual_seed(_mixed(self.config.seed, _STEP_STREAM, step, self.group.rank))
             self._total += self._step(*data.batch(order, batch), data.part.size, progress)
@@ -213,9 +213,10 @@ class Trainer:
         self._optimizer.zero_grad()
         with torch.autocast(self.group.device.type, _TYPES[self.precision], enabled=self.precision != "fp32"):
             logits = self._wrapped(pixels)
-            loss = functional.cross_entropy(
-                logits, targets, self._class_weights, label_smoothing=config.label_smoothing
+            total = functional.cross_entropy(
+                logits, targets, self._class_weights, reduction="sum", label_smoothing=config.label_smoothing
             )
+        loss = total / len(targets)  # not over the sum of the weights, which would differ from batch to batch
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if config.clip_norm:
             self._scaler.unscale_(self._optimizer)
@@ -287,8 +288,9 @@ def predict(network: nn.Module, part: Part) -> NDArray[np.float32]:
     """Return the logits (N, K) of a network in eval mode, in fp32, on the device that it is on."""
     device = next(network.parameters()).device
     chunks = []
-    for start in range(0, len(part), _EVALUATION_BATCH):
-        pixels = torch.from_numpy(np.ascontiguousarray(part.pixels[start : start + _EVALUATION_BATCH]))
+    batch = min(max(_EVALUATED_PIXELS // (part.size[0] * part.size[1]), _FEWEST_EVALUATED), _MOST_EVALUATED)
+    for start in range(0, len(part), batch):
+        pixels = torch.from_numpy(np.ascontiguousarray(part.pixels[start : start + batch]))
         chunks.append(network(pixels.to(device)).float().cpu())
     return np.asarray(torch.cat(chunks).numpy())
 
@@ -311,7 +313,7 @@ def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
         if wanted == "fp16":
             raise InvalidRecipe("--precision fp16 is for GPUs; on a CPU use bf16 or fp32")
         return wanted if wanted != "auto" else "bf16" if _cpu_has_bf16() else "fp32"
-    return wanted if wanted != "auto" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return wanted if wanted != "auto" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 class _Data:

@@ -222,12 +222,13 @@ def _find_copies(
         return pixel_digest(decode_whole(collection.images.read(index), ImageLimits()))
 
     sizes = looked.sizes[looked.readable]
-    with display.stage("looking for duplicates") as show:
-        pairs = find_duplicates(looked.thumbnails[looked.readable], sizes, digest, lambda text: show(0, text))
+    left_out: list[str] = []
+    with display.stage("looking for duplicates"):
+        pairs = find_duplicates(looked.thumbnails[looked.readable], sizes, digest, left_out.append)
     # Parts that share pictures are no reason to stop: copies are kept from being fitted and measured.
     undivided = replace(collection, parts=np.full(len(collection), "", "<U10"))
     leakage = check_leakage(pairs, undivided, sizes, allow=True)
-    return duplicate_groups(pairs, len(collection)), leakage.record, leakage.warnings
+    return duplicate_groups(pairs, len(collection)), leakage.record, (*leakage.warnings, *left_out)
 
 
 def _known_already(version: StoredVersion, fingerprint: str) -> tuple[str, ...]:

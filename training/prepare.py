@@ -1,6 +1,6 @@
 """The data of a run: read, looked through, checked for leakage and divided, but not decoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class Prepared:
     sizes: NDArray[np.int64]
     gray: NDArray[np.bool_]
     fingerprint: str
+    order: str
     leakage: Leakage
     indices: dict[PartName, Indices]
     warnings: tuple[str, ...]
@@ -67,6 +68,7 @@ def prepare(job: Job, seed: int, folder: RunFolder, display: Display) -> Prepare
         sizes=sizes,
         gray=looked.gray[looked.readable],
         fingerprint=looked.fingerprint,
+        order=looked.order,
         leakage=leakage,
         indices=indices,
         warnings=(*whole.notes, *looked.warnings, *leakage.warnings),
@@ -91,9 +93,11 @@ def _check_leakage(
         return f"{collection.parts[index]}\n{collection.images.name(index)}".strip()
 
     sizes = looked.sizes[looked.readable]
-    with display.stage("looking for duplicates") as show:
-        pairs = find_duplicates(looked.thumbnails[looked.readable], sizes, digest, lambda text: show(0, text))
+    left_out: list[str] = []
+    with display.stage("looking for duplicates"):
+        pairs = find_duplicates(looked.thumbnails[looked.readable], sizes, digest, left_out.append)
     leakage = check_leakage(pairs, collection, sizes, allow=job.allow_leakage)
+    leakage = replace(leakage, warnings=(*leakage.warnings, *left_out))
     for text in leakage.warnings:
         display.warn(text)
     if pairs:

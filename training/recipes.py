@@ -52,12 +52,20 @@ def check_told(arch: str | None, told: Mapping[str, Any]) -> None:
 
 
 def classic_config(config: Mapping[str, JsonValue], preprocessing: Preprocessing, images: int) -> dict[str, JsonValue]:
-    """Return the arguments of the classic CNN: the input's shape, and more filters for many images."""
+    """Return the arguments of the classic CNN: the input's shape, and more filters for many images.
+
+    Raises:
+        InvalidRecipe: `config` sets the shape.
+    """
     shape: dict[str, JsonValue] = {
         "height": preprocessing.height,
         "width": preprocessing.width,
         "channels": preprocessing.channels,
     }
+    if given := sorted(set(shape) & set(config)):
+        raise InvalidRecipe(
+            f"--arch-config sets {', '.join(given)}, which the images decide; see --size"
+        )
     return {**shape, **(_WIDE if images >= _MANY_IMAGES else {}), **config}
 
 

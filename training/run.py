@@ -39,6 +39,7 @@ from training.task import Task, Trained
 
 _SAMPLE = 24  # augmented images that the report shows
 _HEAD_STRENGTH = 1.0
+_HEAD_SETTINGS = ("class_weights", "seed")  # what the last layer of a frozen backbone looks at
 _DEPTH_DECAY = 0.8
 
 
@@ -103,7 +104,9 @@ class Run:
             fine_tune=job.fine_tune,
             told=job.told,
         )
-        looping = arch == CLASSIC or job.weights == "none" or job.fine_tune > 0
+        from_scratch = arch == CLASSIC or job.weights == "none"
+        self._check_way(from_scratch)
+        looping = from_scratch or job.fine_tune > 0
         parts: dict[PartName, Part] = {}
         for name in PARTS if self.group.leads else PARTS[:1]:
             indices = prepared.indices[name]
@@ -121,14 +124,34 @@ class Run:
             preprocessing = preprocessing.model_copy(update={"mean": mean, "std": std})
         return Task(arch, preprocessing, config, prepared, parts)
 
+    def _check_way(self, from_scratch: bool) -> None:
+        """Refuse settings that the way of training would not look at."""
+        told, fine_tune = self.job.told, self.job.fine_tune
+        if from_scratch:
+            if fine_tune:
+                raise InvalidRecipe("--fine-tune goes on from trained weights; a network from scratch takes --epochs")
+            return
+        if fine_tune:
+            if "epochs" in told:
+                raise InvalidRecipe("--epochs is for training from scratch; --fine-tune says how many epochs it takes")
+            return
+        if self.job.resume:
+            raise InvalidRecipe("--resume goes on with a loop: give the --fine-tune that the stopped run had")
+        unused = [f"--{name.replace('_', '-')}" for name in told if name not in _HEAD_SETTINGS]
+        if unused:
+            raise InvalidRecipe(
+                f"{', '.join(unused)}: a frozen backbone gets its last layer without a loop; give --fine-tune EPOCHS "
+                "to train all layers, or --weights none to train from scratch"
+            )
+        if self.group.size > 1:
+            raise InvalidRecipe("a frozen backbone is not trained in several processes; give --fine-tune EPOCHS")
+
     def _train(self, task: Task) -> Trained:
         if task.arch == CLASSIC or self.job.weights == "none":
             return self._from_scratch(task)
         return self._from_backbone(task)
 
     def _from_scratch(self, task: Task) -> Trained:
-        if self.job.fine_tune:
-            raise InvalidRecipe("--fine-tune goes on from trained weights; a network from scratch takes --epochs")
         arguments = dict(self.job.arch_config)
         if task.arch == CLASSIC:
             arguments = classic_config(arguments, task.preprocessing, len(task.parts["train"]))
@@ -137,11 +160,6 @@ class Run:
 
     def _from_backbone(self, task: Task) -> Trained:
         """Solve a new last layer on the backbone's features, then train all layers if that is wanted."""
-        fine_tune = self.job.fine_tune
-        if "epochs" in self.job.told:
-            raise InvalidRecipe("--epochs is for training from scratch; give --fine-tune EPOCHS to train a backbone")
-        if not fine_tune and self.group.size > 1:
-            raise InvalidRecipe("a frozen backbone is not trained in several processes; give --fine-tune EPOCHS")
         arguments = dict(self.job.arch_config)
         backbone = transfer.load_backbone(
             task.arch, task.classes, arguments, self.job.weights, download=self.job.download
@@ -156,7 +174,7 @@ class Run:
             origin=backbone.origin,
             licence=backbone.licence,
         )
-        if not fine_tune:
+        if not self.job.fine_tune:
             return trained
         backbone.network.load_state_dict(self.group.share(backbone.network.state_dict()))
         rates = transfer.depth_rates(backbone.network, backbone.head, _DEPTH_DECAY)
@@ -169,7 +187,6 @@ class Run:
             features = transfer.cached_features(
                 backbone,
                 train,
-                fingerprint=task.prepared.fingerprint,
                 cache=self.folder.cache,
                 device=self.group.device,
                 on_progress=lambda done: show(done, ""),
@@ -193,6 +210,8 @@ class Run:
         )
         identity: dict[str, object] = {
             "data": task.prepared.fingerprint,
+            "order of the images": task.prepared.order,
+            "weights": trained.origin,
             "architecture": trained.architecture.model_dump(),
             "preprocessing": task.preprocessing.model_dump(),
             "recipe": {**dataclasses.asdict(config), "precision": trainer.precision},

@@ -57,6 +57,7 @@ class Survey:
         gray: whether the image has no colour channels, (N,); False for unreadable images.
         formats: how many images there are of each format, `array` for pixels that came in memory.
         fingerprint: SHA-256 of all images' parts, labels and contents, whatever their names and order.
+        order: SHA-256 of all contents as they follow one another.
         warnings: what a person should know before training, in sentences.
     """
 
@@ -66,6 +67,7 @@ class Survey:
     gray: NDArray[np.bool_]
     formats: dict[str, int]
     fingerprint: str
+    order: str
     warnings: tuple[str, ...]
 
     @property
@@ -137,6 +139,7 @@ def survey(
         gray=facts.gray,
         formats=facts.formats,
         fingerprint=_fingerprint(collection, facts.digests),
+        order=hashlib.sha256("\n".join(facts.digests).encode()).hexdigest(),
         warnings=tuple(_warnings(collection, facts)),
     )
 

@@ -110,6 +110,8 @@ def preprocessing_of(arch: str) -> Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = (
         "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear"
     )
+    # The weights of these two are from another framework, whose normalisation torchvision puts into the network.
+    plain = arch in ("googlenet", "inception_v3")
     return Preprocessing(
         mode="RGB",
         height=crop,
@@ -117,8 +119,8 @@ def preprocessing_of(arch: str) -> Preprocessing:
         resize="crop",
         short_side=max(short_side, crop),
         interpolation=interpolation,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
+        mean=(0.5,) * 3 if plain else tuple(transforms.mean),
+        std=(0.5,) * 3 if plain else tuple(transforms.std),
     )
 
 
@@ -126,7 +128,6 @@ def cached_features(
     backbone: Backbone,
     part: Part,
     *,
-    fingerprint: str,
     cache: Path,
     device: torch.device,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -136,16 +137,18 @@ def cached_features(
     Raises:
         RunNotWritable: `cache` cannot be written.
     """
-    key = hashlib.sha256(f"{fingerprint} {backbone.preprocessing.model_dump_json()}".encode())
+    key = hashlib.sha256(backbone.preprocessing.model_dump_json().encode())
     for name, tensor in backbone.network.state_dict().items():
         if not name.startswith(f"{backbone.head}."):
             key.update(tensor.detach().cpu().numpy().tobytes())
-    key.update(part.indices.tobytes())
+    for start in range(0, len(part), _BATCH):
+        key.update(np.ascontiguousarray(part.pixels[start : start + _BATCH]).tobytes())
+    key.update(str(part.pixels.shape).encode())
     path = cache / f"features-{key.hexdigest()[:20]}.npy"
     if path.exists():
         try:
             return np.asarray(np.load(path, allow_pickle=False))
-        except ValueError:  # a file that was cut short is computed again
+        except (ValueError, EOFError, OSError):  # a file that was cut short is computed again
             path.unlink()
     found = features(backbone, part, device, on_progress)
     try:
@@ -223,6 +226,10 @@ def _last_linear(arch: str, network: nn.Module) -> str:
     linear = [str(name) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise InvalidRecipe(f"{arch} has no fully connected last layer to replace; train it with --weights none")
+    if network.get_submodule(linear[-1]).bias is None:
+        raise InvalidRecipe(
+            f"the last layer of {arch} has no bias, which a new one needs; train it with --weights none"
+        )
     return linear[-1]
 
 

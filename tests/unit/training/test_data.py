@@ -115,6 +115,17 @@ def test_arrays_of_another_size_are_resized() -> None:
     assert part.indices.tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("margin", [False, True])
+def test_arrays_are_resized_and_cropped_as_serving_does_whatever_their_size(margin: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), dtype=np.uint8)
+    images = ArrayImages(pixels)
+    whole = Collection("x", "x", "x", ("a", "b"), images, np.arange(2), np.array(["", ""]))
+    part = load_part(whole, np.arange(2), PHOTO, Path(), margin=margin)
+    served = prepare_image(images.read(1), PHOTO, ImageLimits()).pixels
+    assert np.abs(part.pixels[1].astype(int) - served).mean() < 0.5
+    assert not np.array_equal(served, pixels[1])
+
+
 def test_mean_and_deviation_are_those_of_numpy() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
     mean, deviation = channel_statistics(Part(frames, np.zeros(5, np.int64), (6, 7), np.arange(5)))

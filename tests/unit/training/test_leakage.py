@@ -38,6 +38,12 @@ def test_only_pairs_across_parts_offend() -> None:
     )
 
 
+def test_an_image_that_was_left_over_leaks_into_the_test_part_and_not_into_the_training_part() -> None:
+    pairs = [Pair(0, 1, "exact", 1.0), Pair(0, 2, "exact", 1.0)]
+    judged = check_leakage(pairs, collection(named(3), ["", "train", "test"]), sizes_of(3), allow=False)
+    assert judged.offending == (pairs[1],)
+
+
 def test_images_without_parts_are_never_refused() -> None:
     pairs = [Pair(0, 1, "exact", 1.0), Pair(1, 2, "near", 0.98)]
     judged = check_leakage(pairs, collection(named(3), ["", "", ""]), sizes_of(3), allow=False)

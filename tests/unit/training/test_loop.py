@@ -193,6 +193,12 @@ def test_a_backbone_keeps_its_statistics_and_its_deeper_layers_move_less() -> No
     assert moved == {"classifier.weight", "classifier.bias"}
 
 
+def test_a_time_budget_shorter_than_a_step_still_does_one() -> None:
+    _, watcher = run(dataclasses.replace(SHORT, time_budget=1e-9))
+    assert watcher.steps == 1
+    assert watcher.results[0].loss > 0
+
+
 def test_class_weights_balance_the_loss() -> None:
     config = dataclasses.replace(SHORT, class_weights="balanced")
     assert loop_module._class_weights(np.array([30, 10]), config).tolist() == pytest.approx([2 / 3, 2.0])

@@ -50,6 +50,12 @@ def test_many_images_get_more_filters_and_the_user_has_the_last_word() -> None:
     assert classic_config({"stages": [[8]]}, shape, 50_000)["stages"] == [[8]]
 
 
+def test_the_shape_is_not_for_the_user_to_set() -> None:
+    shape = choose_preprocessing("classic", DIGIT, gray=True, side=None)
+    with pytest.raises(InvalidRecipe, match="sets channels, height"):
+        classic_config({"height": 3, "channels": 3}, shape, 100)
+
+
 def test_gray_characters_are_not_mirrored_and_what_was_told_stands() -> None:
     gray = choose_preprocessing("classic", DIGIT, gray=True, side=None)
     colour = choose_preprocessing("classic", DIGIT, gray=False, side=None)

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -89,20 +90,25 @@ def test_features_are_computed_once(
 
     monkeypatch.setattr(transfer, "features", compute)
 
-    def ask(fingerprint: str) -> np.ndarray:
-        return cached_features(backbone, photos, fingerprint=fingerprint, cache=tmp_path / "cache", device=CPU)
+    smaller = dataclasses.replace(photos, size=(112, 112))
 
-    assert np.array_equal(ask("a"), ask("a"))
+    def ask(part: Part) -> np.ndarray:
+        return cached_features(backbone, part, cache=tmp_path / "cache", device=CPU)
+
+    assert np.array_equal(ask(photos), ask(photos))
     assert len(calls) == 1
-    ask("b")
+    ask(smaller)
     assert len(calls) == 2
-    (tmp_path / "cache").joinpath(next((tmp_path / "cache").iterdir()).name).write_bytes(b"cut short")
-    ask("a"), ask("b")
-    assert len(calls) == 3
+    for content in (b"cut short", b""):
+        calls.clear()
+        next((tmp_path / "cache").iterdir()).write_bytes(content)
+        ask(photos), ask(smaller)
+        assert len(calls) == 1
+    calls.clear()
     with torch.no_grad():
         next(backbone.network.parameters()).add_(1)
-    ask("a")
-    assert len(calls) == 4
+    ask(photos)
+    assert len(calls) == 1
     with torch.no_grad():
         next(backbone.network.parameters()).sub_(1)
 
@@ -162,6 +168,16 @@ def test_weights_are_fetched_only_when_that_is_allowed(tmp_path: Path, monkeypat
 def test_a_network_without_a_fully_connected_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRecipe, match="no fully connected last layer"):
         load_backbone("squeezenet1_1", 2, {}, "default", download=False)
+
+
+def test_a_network_whose_last_layer_has_no_bias_is_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    with pytest.raises(InvalidRecipe, match="no bias"):
+        transfer._last_linear("maxvit_t", network)
+
+
+def test_weights_from_another_framework_keep_its_normalisation() -> None:
+    assert preprocessing_of("googlenet").mean == preprocessing_of("inception_v3").std == (0.5, 0.5, 0.5)
 
 
 def test_a_networks_own_preprocessing_is_taken() -> None:
