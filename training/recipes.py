@@ -63,9 +63,7 @@ def classic_config(config: Mapping[str, JsonValue], preprocessing: Preprocessing
         "channels": preprocessing.channels,
     }
     if given := sorted(set(shape) & set(config)):
-        raise InvalidRecipe(
-            f"--arch-config sets {', '.join(given)}, which the images decide; see --size"
-        )
+        raise InvalidRecipe(f"--arch-config sets {', '.join(given)}, which the images decide; see --size")
     return {**shape, **(_WIDE if images >= _MANY_IMAGES else {}), **config}
 
 
