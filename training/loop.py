@@ -295,11 +295,6 @@ def predict(network: nn.Module, part: Part) -> NDArray[np.float32]:
     return np.asarray(torch.cat(chunks).numpy())
 
 
-def accuracy(network: nn.Module, part: Part) -> float:
-    """Return the fraction of a part whose most probable class is the right one."""
-    return float((predict(network, part).argmax(axis=1) == part.targets).mean())
-
-
 def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
     """Return the precision of the training steps on a device.
 
