@@ -33,6 +33,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.extra
 def test_a_calibration_publishes_the_same_network_with_its_temperature(
     tiny_root: Path, tiny: StoredVersion, photos: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_an_evaluation_alone_prints_a_table_and_publishes_nothing(
     assert Registry(tiny_root).numbers("tiny") == [1]
 
 
+@pytest.mark.extra
 def test_labels_that_are_not_the_version_s_end_the_command(tiny_root: Path, tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 1, ("ants", "bee", "cow"))
     result = hubel("evaluate", "tiny", folder, "--registry", tiny_root)

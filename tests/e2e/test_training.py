@@ -94,6 +94,7 @@ def test_a_folder_of_photos_becomes_a_served_answer_within_a_minute(
     assert body["calibrated"] is True
 
 
+@pytest.mark.extra
 def test_the_same_seed_gives_the_same_file_and_another_does_not(photos: Path, finished: Path, tmp_path: Path) -> None:
     children = []
     for seed in "01":
@@ -191,6 +192,7 @@ def test_a_version_is_published_whole_or_not_at_all(photos: Path, finished: Path
     assert not (tmp_path / CHECKPOINT).exists()
 
 
+@pytest.mark.extra
 def test_an_archive_is_trained_on_within_a_time_and_leaves_no_files(photos: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "archive"), "zip", photos.parent, "photos")
     began = time.monotonic()
@@ -205,6 +207,7 @@ def test_an_archive_is_trained_on_within_a_time_and_leaves_no_files(photos: Path
     assert 0 < len(events(tmp_path, "epoch")) < 1000
 
 
+@pytest.mark.extra
 def test_torchrun_trains_in_two_processes_and_publishes_once(photos: Path, tmp_path: Path) -> None:
     result = torchrun(photos, *SHORT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
