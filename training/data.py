@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
-from training.collection import ArrayImages, Collection, PartName, Targets
+from training.collection import ArrayImages, Collection, Indices, PartName, Targets
 from training.errors import RunNotWritable
-
-Indices = NDArray[np.int64]
 
 # What is taken for a part that the owner has not made; the rest is the training part.
 SHARES: dict[PartName, float] = {"validation": 0.1, "test": 0.2}

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.preprocessing import ImageLimits, decode_whole
-from training.collection import Collection, PartName
+from training.collection import Collection, Indices, PartName
 from training.contact_sheet import write_contact_sheet
-from training.data import PARTS, Indices, split
+from training.data import PARTS, split
 from training.duplicates import SMALL_SIDE, Pair, duplicate_groups, find_duplicates, pixel_digest
 from training.errors import InvalidData
 from training.job import Job

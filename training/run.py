@@ -90,7 +90,7 @@ class Run:
     def _prepare(self) -> Prepared | None:
         if not self.group.leads:
             return None
-        return prepare(self.job, int(self.job.told.get("seed", 0)), self.folder, self.display)
+        return prepare(self.job, int(self.job.told.get("seed", TrainConfig.seed)), self.folder, self.display)
 
     def _decode(self, prepared: Prepared) -> Task:
         job = self.job
