@@ -24,7 +24,7 @@ FROM tools AS torch-environment
 COPY requirements.lock /
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     uv venv --quiet /opt/hubel \
- && uv pip install --quiet --python /opt/hubel --constraints /requirements.lock "hubel[torch] @ file://$(ls /wheels/*.whl)"
+ && uv pip install --quiet --python /opt/hubel --constraints /requirements.lock "hubel[torch,s3,timm] @ file://$(ls /wheels/*.whl)"
 
 # ---- a registry with the default models
 FROM torch-environment AS registry
@@ -39,8 +39,8 @@ RUN --mount=from=wheel,source=/wheels,target=/wheels \
  && uv pip install --quiet --python /opt/hubel --no-deps /wheels/*.whl
 
 FROM base AS runtime
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent hubel
-ENV PATH=/opt/hubel/bin:$PATH HUBEL_HOST=0.0.0.0 HUBEL_REGISTRY=/registry
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent hubel && install --directory --owner hubel /cache
+ENV PATH=/opt/hubel/bin:$PATH HUBEL_HOST=0.0.0.0 HUBEL_REGISTRY=/registry HUBEL_CACHE=/cache
 COPY --from=registry --chown=hubel /registry /registry
 USER hubel
 EXPOSE 8000

@@ -46,8 +46,8 @@ image: ## build the container image
 	docker build -t hubel .
 
 lock: $(UV) ## pin every dependency anew
-	$(COMPILE) --extra torch --group dev --output-file requirements.lock
-	$(COMPILE) --constraints requirements.lock --output-file requirements-serve.lock
+	$(COMPILE) --extra torch --extra s3 --extra timm --group dev --output-file requirements.lock
+	$(COMPILE) --extra s3 --constraints requirements.lock --output-file requirements-serve.lock
 
 clean: ## remove what was made, but not the registry
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/results

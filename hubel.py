@@ -13,6 +13,7 @@ import typer
 from model.errors import ModelError
 from service import cli as service_cli
 from service.client import Client
+from service.commands.models import models_app
 from service.errors import ServiceError
 from service.settings import read_variables
 from training import cli as training_cli
@@ -46,6 +47,7 @@ def options(
 
 training_cli.add_commands(app)
 service_cli.add_commands(app)
+training_cli.add_model_commands(models_app)
 
 
 def main() -> None:

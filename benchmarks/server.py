@@ -42,7 +42,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    registry: Path, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str
+    registry: Path | str, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str
 ) -> Iterator[Server]:
     """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
     port = _free_port()

@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from model.errors import CorruptCheckpoint
-from model.manifest import FileRecord, Manifest, parse_manifest
+from model.manifest import FileRecord, Manifest, write_manifest_text
 from model.preprocessing import Pixels
 
 MANIFEST = "manifest.json"
+STATE = "state.json"  # of all versions of a model, beside their folders
 WEIGHTS = "model.safetensors"
 NETWORK = "model.onnx"
 EXPLAIN_NETWORK = "model.explain.onnx"
@@ -68,42 +69,31 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read a version's manifest.
-
-    Raises:
-        CorruptCheckpoint: it cannot be read or is not a manifest.
-    """
-    path = folder / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
-    return parse_manifest(text, str(path))
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a version's manifest, whole or not at all, and never over one that is there.
 
     Raises:
         FileExistsError: the folder has a manifest already.
     """
-    temporary = write_temporary(folder, manifest.model_dump_json(indent=1) + "\n")
+    temporary = write_temporary(folder, write_manifest_text(manifest))
     try:
         os.link(temporary, folder / MANIFEST)
     finally:
         temporary.unlink()
-    sync(folder)
 
 
 def write_temporary(folder: Path, text: str) -> Path:
     """Write `text` to a new hidden file in `folder`, and wait until it is on the disk."""
     descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
     return Path(name)
 
 

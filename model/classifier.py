@@ -4,14 +4,15 @@ The one place where logits become probabilities. Synchronous; knows no queue and
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.checkpoint import Golden, read_golden, verify_files
+from model.checkpoint import Golden, digest_files, read_golden, verify_files
 from model.engines.base import Engine, Logits
-from model.engines.selection import EngineChoice, candidates, open_engine
-from model.errors import EngineUnavailable, GoldenMismatch, ModelError
+from model.engines.selection import EngineChoice, candidates, is_installed, open_engine
+from model.errors import CorruptCheckpoint, EngineUnavailable, GoldenMismatch, ModelError
 from model.manifest import Manifest
 from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image
 from model.registry import StoredVersion
@@ -40,6 +41,11 @@ class Classifier:
     def classify(self, pixels: Pixels) -> Probabilities:
         """Map uint8 pixels (N, H, W, C) to probabilities (N, K); to be called from one thread."""
         return softmax(self.engine.infer(pixels), self.manifest.calibration.temperature)
+
+    def probability(self, probabilities: Probabilities, label: str) -> float:
+        """Return the probability of a label in one image's answer (K,); 0 where the version does not know it."""
+        labels = self.manifest.labels
+        return float(probabilities[labels.index(label)]) if label in labels else 0.0
 
     def top(self, probabilities: Probabilities, count: int) -> list[Prediction]:
         """Return the `count` most probable classes of one image (K,), all for 0, most probable first."""
@@ -72,11 +78,45 @@ def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
     raise type(failures[0])(f"{version} is not served: " + "; ".join(map(str, failures))) from failures[0]
 
 
+def check_staged(folder: Path, manifest: Manifest) -> float:
+    """Load what is about to be published with every engine that is here.
+
+    An engine that this machine lacks a part of (a package, for instance) is left out while another
+    one loads.
+
+    Returns:
+        The largest difference of a probability from the golden outputs.
+
+    Raises:
+        CorruptCheckpoint: a file is missing, or an engine does not repeat the golden outputs.
+        EngineUnavailable: no engine that the manifest offers runs here.
+    """
+    whole = manifest.model_copy(update={"files": digest_files(folder)})
+    staged = StoredVersion(manifest.name, 0, folder, whole)
+    golden = read_golden(folder)
+    differences: list[float] = []
+    unavailable: list[EngineUnavailable] = []
+    for engine in filter(is_installed, manifest.engines):
+        try:
+            classifier = load_classifier(staged, EngineChoice(engine, "cpu"))
+        except EngineUnavailable as error:
+            unavailable.append(error)
+        else:
+            differences.append(check_golden(classifier.engine, golden, whole))
+    if not differences:
+        raise EngineUnavailable(
+            f"{manifest.name} runs on {', '.join(manifest.engines)}, and nothing of that runs on this machine"
+            + "".join(f"; {error}" for error in unavailable)
+        )
+    return max(differences)
+
+
 def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:
     """Run the golden inputs and return the largest difference of a probability.
 
     Raises:
         GoldenMismatch: it is over the manifest's tolerance, or the shapes differ.
+        CorruptCheckpoint: the labels are not as many as the logits.
     """
     temperature = manifest.calibration.temperature
     logits = engine.infer(golden.pixels)
@@ -84,6 +124,10 @@ def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:
         raise GoldenMismatch(
             f"engine {engine.name} on {engine.device} answers with shape {logits.shape}, the golden outputs have "
             f"{golden.logits.shape}"
+        )
+    if logits.shape[1] != len(manifest.labels):
+        raise CorruptCheckpoint(
+            f"the network answers with {logits.shape[1]} values, and the manifest has {len(manifest.labels)} labels"
         )
     difference = float(np.abs(softmax(logits, temperature) - softmax(golden.logits, temperature)).max())
     if not difference <= manifest.tolerance:  # so that NaN is refused too

@@ -9,7 +9,13 @@ ModelError
 │   ├── VersionNotFound          the model has no such version
 │   ├── AliasNotFound            the model has no such alias
 │   └── ReportNotFound           the version has no report, or no such file in it
-├── RegistryUnavailable          the registry's folder is missing or cannot be used
+├── RegistryUnavailable          the registry cannot be read or written
+│   ├── RegistryMissing          it was never made
+│   └── AliasNotMoved            a version was published, but no alias could be moved to it
+├── StateConflict                the state is not the one that a change was meant for
+├── VersionInUse                 a version cannot go: an alias, the traffic or the load list needs it
+├── PromotionRefused             the model asks for a diff before its production alias moves
+├── NothingToRollBack            an alias has meant nothing else before
 ├── CorruptCheckpoint            a file of a version is missing, altered or not understood
 │   └── GoldenMismatch           an engine does not repeat the version's stored outputs
 ├── EngineUnavailable            the engine or the device is not on this machine
@@ -69,7 +75,31 @@ class ReportNotFound(ModelNotFound):
 
 
 class RegistryUnavailable(ModelError):
-    """The registry's folder does not exist or cannot be read."""
+    """The registry cannot be read or written."""
+
+
+class RegistryMissing(RegistryUnavailable):
+    """There is nothing where the registry should be."""
+
+
+class AliasNotMoved(RegistryUnavailable):
+    """A version was published, but the registry could not be told which alias means it."""
+
+
+class StateConflict(ModelError):
+    """Somebody else has changed the state since it was read."""
+
+
+class VersionInUse(ModelError):
+    """A version that is needed cannot be removed."""
+
+
+class PromotionRefused(ModelError):
+    """The version is not known well enough to become `production`."""
+
+
+class NothingToRollBack(ModelError):
+    """The alias has had no earlier version that is still there."""
 
 
 class CorruptCheckpoint(ModelError):

@@ -5,6 +5,8 @@ SHA-256. Knows nothing of where versions lie.
 """
 
 import datetime as dt
+import hashlib
+import json
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -60,7 +62,8 @@ class Manifest(_Record):
     """Everything about a version but its weights.
 
     `tolerance` is the largest difference of a probability from the golden outputs that an
-    engine may show; `metrics` are fractions unless their name ends in a unit.
+    engine may show; `metrics` are fractions unless their name ends in a unit; `digest` is the
+    SHA-256 of all the rest, as `write_manifest_text` takes it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -76,6 +79,7 @@ class Manifest(_Record):
     metrics: dict[str, float] = {}
     provenance: Provenance
     files: dict[str, FileRecord] = {}
+    digest: Sha256 | None = None
 
     @model_validator(mode="after")
     def _plain_file_names(self) -> "Manifest":
@@ -85,14 +89,20 @@ class Manifest(_Record):
         return self
 
 
+def write_manifest_text(manifest: Manifest) -> str:
+    """Write a manifest as JSON that carries its own digest."""
+    rest = json.loads(manifest.model_dump_json(exclude={"digest"}))
+    return json.dumps({**rest, "digest": _digest(rest)}, indent=1, ensure_ascii=False) + "\n"
+
+
 def parse_manifest(text: str, where: str) -> Manifest:
     """Read a manifest's JSON.
 
     Raises:
-        CorruptCheckpoint: it is not a manifest, or of a newer schema; `where` names it.
+        CorruptCheckpoint: it is not a manifest, was altered, or is of a newer schema; `where` names it.
     """
     try:
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -102,3 +112,16 @@ def parse_manifest(text: str, where: str) -> Manifest:
                 "a newer hubel wrote it; upgrade to read it"
             ) from error
         raise CorruptCheckpoint(f"{where} is not a manifest: {place or 'the file'}: {first['msg']}") from error
+    rest = json.loads(text)
+    if manifest.digest is not None and rest.pop("digest") != _digest(rest):
+        raise CorruptCheckpoint(
+            f"{where} is not the manifest that was published: its content does not have the digest that it carries; "
+            "restore it or publish the version again"
+        )
+    return manifest
+
+
+def _digest(rest: JsonValue) -> str:
+    """Return the SHA-256 of JSON, whatever the order of its keys and the blanks between."""
+    plain = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(plain.encode()).hexdigest()

@@ -1,54 +1,40 @@
-"""The registry: immutable integer versions of named models, and the aliases that point at them.
+"""The registry: immutable integer versions of named models, and what is wanted of them.
 
-    <root>/<name>/state.json             the aliases
+    <root>/<name>/state.json             aliases, traffic, what is to be loaded
     <root>/<name>/<version>/             the files of a version; it exists when its manifest does
 
-Everything that changes is changed whole: a version's folder is renamed into place and its
-manifest linked last, `state.json` is replaced under a lock. Loads no weights.
+Everything that changes is changed whole, so that any number of processes may change it at once;
+how, is the store's affair. Loads no weights.
 """
 
-import fcntl
-import shutil
-import tempfile
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from model.checkpoint import MANIFEST, digest_files, read_manifest, sync, write_manifest, write_temporary
+from model.checkpoint import digest_files, write_manifest
 from model.errors import (
     AliasNotFound,
-    CorruptCheckpoint,
-    InvalidReference,
+    AliasNotMoved,
+    ModelError,
     ModelNotFound,
     RegistryUnavailable,
+    StateConflict,
     VersionNotFound,
 )
-from model.manifest import Manifest
+from model.manifest import Manifest, parse_manifest
+from model.state import DiffRecord, PromotionRule, State, parse_state, write_state
+from model.stores.open import open_store
 from model.types import PRODUCTION, ModelRef, check_alias, check_name
 
-DEFAULT_ROOT = Path("registry")
+DEFAULT_ROOT = "registry"
 ROOT_VARIABLE = "HUBEL_REGISTRY"
-
-_STATE = "state.json"
-_LOCK = ".lock"
-
-
-class State(BaseModel):
-    """What is wanted of a model: which version each alias means."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    aliases: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version in the registry: its place and its manifest."""
+    """A version in the registry: the folder of this machine where its files are, and its manifest."""
 
     name: str
     number: int
@@ -60,34 +46,56 @@ class StoredVersion:
         return f"{self.name}:{self.number}"
 
 
-class Registry:
-    """Versions and aliases under one folder."""
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """A model as the registry has it at one moment; `reason` says why its state cannot be read."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    numbers: tuple[int, ...]
+    state: State | None
+    reason: str = ""
+
+
+class Registry:
+    """Versions and states in one store."""
+
+    def __init__(self, address: str | Path, cache: Path | None = None) -> None:
+        """Open a registry.
+
+        Args:
+            address: a folder, or an address that fsspec knows, as s3://bucket/folder.
+            cache: the folder of this machine for what is fetched from another; the user's own by default.
+        """
+        self._store = open_store(str(address), cache)
+
+    @property
+    def address(self) -> str:
+        """What a person would call the place."""
+        return self._store.address
+
+    @property
+    def away(self) -> str:
+        """Why the store could not be reached last time, where its copy here was read instead; else empty."""
+        return self._store.away
 
     def check(self) -> None:
-        """Make sure that the registry's folder can be read.
+        """Make sure that the registry can be read.
 
         Raises:
-            RegistryUnavailable: it does not exist, or is not a readable folder.
+            RegistryUnavailable: it does not exist, or cannot be read.
         """
-        try:
-            next(self.root.iterdir(), None)
-        except OSError as error:
-            raise RegistryUnavailable(
-                f"the registry {self.root.absolute()} cannot be read ({error.strerror}): fill one with 'hubel setup', "
-                "or name another with --registry or HUBEL_REGISTRY"
-            ) from error
-
-    def folder(self, name: str, number: int) -> Path:
-        """Return where a version's files are."""
-        return self.root / name / str(number)
+        self._store.contents()
 
     def names(self) -> list[str]:
         """Return the names of the models that have a version."""
-        self.check()
-        return [path.name for path in sorted(self.root.iterdir()) if self._numbers(path.name)]
+        return list(self._store.contents())
+
+    def snapshot(self) -> dict[str, ModelSnapshot]:
+        """Return every model that has a version: its numbers and its state.
+
+        Raises:
+            RegistryUnavailable: the registry cannot be read.
+        """
+        return {name: self._snapshot(name, numbers) for name, numbers in self._store.contents().items()}
 
     def numbers(self, name: str) -> list[int]:
         """Return a model's version numbers, rising.
@@ -95,28 +103,26 @@ class Registry:
         Raises:
             ModelNotFound: there is no such model.
         """
-        numbers = self._numbers(name)
+        numbers = self._store.numbers(name)
         if not numbers:
-            self.check()
             known = ", ".join(self.names()) or "no model at all"
-            raise ModelNotFound(f"there is no model {name!r}; the registry {self.root} has {known}")
+            raise ModelNotFound(f"there is no model {name!r}; the registry {self.address} has {known}")
         return numbers
+
+    def has(self, name: str) -> bool:
+        """Say whether a model has a version."""
+        try:
+            return bool(self.numbers(name))
+        except ModelNotFound:
+            return False
 
     def state(self, name: str) -> State:
         """Return what is wanted of a model.
 
         Raises:
-            CorruptCheckpoint: its `state.json` is not understood.
+            CorruptCheckpoint: its state is not understood.
         """
-        path = self.root / name / _STATE
-        try:
-            return State.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return State()
-        except ValidationError as error:
-            raise CorruptCheckpoint(f"{path} is not understood: {error.errors()[0]['msg']}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+        return parse_state(self._store.read_state(name), self._store.where(name))
 
     def resolve(self, ref: ModelRef) -> int:
         """Return the version number that a reference means now.
@@ -126,32 +132,39 @@ class Registry:
         """
         numbers = self.numbers(ref.name)
         if ref.version is not None:
-            if ref.version not in numbers:
-                raise VersionNotFound(
-                    f"model {ref.name!r} has no version {ref.version}; it has {', '.join(map(str, numbers))}"
-                )
-            return ref.version
-        aliases = self.state(ref.name).aliases
-        number = aliases.get(ref.alias or PRODUCTION)
-        if number is None:
-            known = ", ".join(sorted(aliases)) or "none"
-            raise AliasNotFound(f"model {ref.name!r} has no alias {ref.alias!r}; it has {known}")
-        if number not in numbers:
-            raise VersionNotFound(
-                f"alias {ref.alias!r} of model {ref.name!r} means version {number}, which is not there"
-            )
-        return number
+            return check_version(ref.name, ref.version, numbers)
+        return resolve_alias(ref, self.state(ref.name).aliases, numbers)
+
+    def manifest(self, name: str, number: int) -> Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            CorruptCheckpoint: it cannot be read or is not a manifest.
+        """
+        return parse_manifest(self._store.read_manifest(name, number), self._store.where(name, number))
 
     def version(self, ref: ModelRef) -> StoredVersion:
-        """Return the version that a reference means now.
+        """Return the version that a reference means now, its files on this machine.
 
         Raises:
             ModelNotFound: there is no such model, version or alias.
-            CorruptCheckpoint: its manifest is not understood.
+            CorruptCheckpoint: its manifest is not understood, or a file is not the one that was published.
         """
         number = self.resolve(ref)
-        folder = self.folder(ref.name, number)
-        return StoredVersion(ref.name, number, folder, read_manifest(folder))
+        manifest = self.manifest(ref.name, number)
+        self._store.fetch(ref.name, number, manifest.files)
+        return StoredVersion(ref.name, number, self._store.folder(ref.name, number), manifest)
+
+    def file(self, name: str, number: int, file: str) -> Path:
+        """Return one file of a version, on this machine.
+
+        Raises:
+            KeyError: the manifest lists no such file.
+            CorruptCheckpoint: the file is missing, or is not the one that was published.
+        """
+        record = self.manifest(name, number).files[file]
+        self._store.fetch(name, number, {file: record})
+        return self._store.folder(name, number) / file
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
@@ -161,38 +174,63 @@ class Registry:
             RegistryUnavailable: the registry cannot be written.
         """
         check_name(name)
-        try:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root / name))
-        except OSError as error:
-            raise self._not_writable(error) from error
-        try:
+        with self._store.staging(name) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+    def forget_empty(self, name: str) -> None:
+        """Let a model without a version leave nothing behind."""
+        self._store.forget_empty(name)
 
     def publish(self, staged: Path, manifest: Manifest, alias: str | None = None) -> StoredVersion:
         """Make the staged files the next version of `manifest.name`.
 
         The first version of a name becomes `production` by itself; `alias` is moved to the
         new version in any case.
+
+        Raises:
+            RegistryUnavailable: the registry cannot be written; there is no new version.
+            AliasNotMoved: there is a new version, but no alias was moved to it.
         """
         if alias is not None:
             check_alias(alias)
-        for path in staged.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the service may run as another user than the publisher
-            sync(path)
-        sync(staged)
+        name = manifest.name
+        removed = self.state(name).removed
         manifest = manifest.model_copy(update={"files": digest_files(staged)})
-        number = self._rename_to_next_number(staged, manifest.name)
-        folder = self.folder(manifest.name, number)
-        write_manifest(folder, manifest)
-        with self._changing_state(manifest.name) as aliases:
-            if alias is not None:
-                aliases[alias] = number
-            if PRODUCTION not in aliases:
-                aliases[PRODUCTION] = number
-        return StoredVersion(manifest.name, number, folder, manifest)
+        try:
+            write_manifest(staged, manifest)
+        except OSError as error:
+            raise RegistryUnavailable(f"{staged} cannot be written: {error.strerror or error}") from error
+        number = self._store.add(staged, name, max(removed, default=0))
+        try:
+            self.change(name, lambda state: state.with_version(number, alias))
+        except (ModelError, OSError) as error:
+            raise AliasNotMoved(
+                f"{name}:{number} was published, but no alias was moved to it: {error}; "
+                f"run 'hubel models promote {name}:{number} --alias {alias or PRODUCTION}'"
+            ) from error
+        return StoredVersion(name, number, self._store.folder(name, number), manifest)
+
+    def change(self, name: str, change: Callable[[State], State], *, expected: str | None = None) -> State:
+        """Replace what is wanted of a model by what `change` makes of it; no other change is lost.
+
+        Args:
+            name: of the model.
+            change: a pure function; it may be called more than once, and what it raises ends the attempt.
+            expected: the tag of the state that the change is meant for; None for any.
+
+        Raises:
+            StateConflict: the state has another tag.
+            RegistryUnavailable: the registry cannot be written.
+        """
+
+        def rewrite(text: str | None) -> str:
+            state = parse_state(text, self._store.where(name))
+            if expected is not None and expected != state_tag(state):
+                raise StateConflict(f"the state of model {name!r} is {state_tag(state)} by now, not {expected}")
+            changed = change(state)
+            return write_state(changed)
+
+        return parse_state(self._store.change_state(name, rewrite), self._store.where(name))
 
     def promote(self, ref: ModelRef, alias: str = PRODUCTION) -> StoredVersion:
         """Let `alias` mean the version that `ref` means now.
@@ -200,69 +238,69 @@ class Registry:
         Raises:
             ModelNotFound: there is no such model, version or alias.
             InvalidReference: `alias` cannot name an alias.
+            PromotionRefused: the model asks for a diff first.
         """
         check_alias(alias)
         version = self.version(ref)
-        with self._changing_state(ref.name) as aliases:
-            aliases[alias] = version.number
+        self.change(ref.name, lambda state: state.with_alias(alias, version.number))
         return version
 
-    def _numbers(self, name: str) -> list[int]:
-        """Return the numbers of the versions that exist; none where the folder is not a model's."""
-        if not _is_name(name):
-            return []
+    def record_diff(self, name: str, record: DiffRecord) -> None:
+        """Remember what a comparison of two versions of a model found."""
+        self.change(name, lambda state: state.with_diff(record))
+
+    def set_promotion_rule(self, name: str, rule: PromotionRule | None) -> None:
+        """Ask for a diff before `production` moves, or for nothing."""
+        self.numbers(name)
+        self.change(name, lambda state: state.model_copy(update={"promotion": rule}))
+
+    def remove(self, ref: ModelRef) -> int:
+        """Take a version away for good, and return its number, which is never given again.
+
+        Raises:
+            ModelNotFound: there is no such model, version or alias.
+            VersionInUse: an alias, the traffic or the list of what is loaded needs it.
+        """
+        number = self.resolve(ref)
+        self.change(ref.name, lambda state: state.without_version(number))
+        self._store.remove(ref.name, number)
+        return number
+
+    def _snapshot(self, name: str, numbers: list[int]) -> ModelSnapshot:
         try:
-            entries = list((self.root / name).iterdir())
-        except OSError:
-            return []
-        return sorted(int(path.name) for path in entries if path.name.isdecimal() and _is_file(path / MANIFEST))
-
-    def _rename_to_next_number(self, staged: Path, name: str) -> int:
-        home = self.root / name
-        staged.chmod(0o755)
-        while True:
-            taken = [int(path.name) for path in home.iterdir() if path.name.isdecimal()]
-            number = max(taken, default=0) + 1
-            try:
-                staged.rename(home / str(number))  # fails where another publisher's files are
-            except OSError:
-                if not (home / str(number)).exists():
-                    raise
-                continue
-            sync(home)
-            return number
-
-    @contextmanager
-    def _changing_state(self, name: str) -> Iterator[dict[str, int]]:
-        """Give the aliases to change, alone, and replace `state.json` by the result."""
-        home = self.root / name
-        try:
-            lock = (home / _LOCK).open("a")
-        except OSError as error:
-            raise self._not_writable(error) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            state = self.state(name)
-            aliases = dict(state.aliases)
-            yield aliases
-            changed = state.model_copy(update={"aliases": aliases})
-            write_temporary(home, changed.model_dump_json(indent=1) + "\n").replace(home / _STATE)
-            sync(home)
-
-    def _not_writable(self, error: OSError) -> RegistryUnavailable:
-        return RegistryUnavailable(f"the registry {self.root.absolute()} cannot be written: {error.strerror}")
+            return ModelSnapshot(tuple(numbers), self.state(name))
+        except ModelError as error:
+            return ModelSnapshot(tuple(numbers), None, str(error))
 
 
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except InvalidReference:
-        return False
-    return True
+def state_tag(state: State) -> str:
+    """Return what tells one state from another."""
+    return hashlib.sha256(write_state(state).encode()).hexdigest()[:16]
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a folder that may not be entered holds nothing for us
-        return False
+def check_version(name: str, number: int, numbers: list[int]) -> int:
+    """Return `number` if it is one of `numbers`.
+
+    Raises:
+        VersionNotFound: it is not.
+    """
+    if number not in numbers:
+        raise VersionNotFound(f"model {name!r} has no version {number}; it has {', '.join(map(str, numbers))}")
+    return number
+
+
+def resolve_alias(ref: ModelRef, aliases: dict[str, int], numbers: list[int]) -> int:
+    """Return the version that a reference's alias means.
+
+    Raises:
+        AliasNotFound: there is no such alias.
+        VersionNotFound: it means a version that is not there.
+    """
+    alias = ref.alias or PRODUCTION
+    number = aliases.get(alias)
+    if number is None:
+        known = ", ".join(sorted(aliases)) or "none"
+        raise AliasNotFound(f"model {ref.name!r} has no alias {alias!r}; it has {known}")
+    if number not in numbers:
+        raise VersionNotFound(f"alias {alias!r} of model {ref.name!r} means version {number}, which is not there")
+    return number

@@ -11,12 +11,16 @@ from starlette.responses import RedirectResponse
 
 from model.registry import Registry
 from service import problems
+from service.canary import CanaryWatch
+from service.following import Follower
 from service.hosting import ModelHost
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import LimitBody, ObserveRequests
-from service.routes import health, models, predictions
+from service.routes import administration, archives, comparisons, health, models, predictions
 from service.settings import Settings, load_settings
+from service.shadow import ShadowCaller
+from service.workers import WorkerBoard
 
 _DESCRIPTION = (
     "Image classification over REST. POST the bytes of an image and get class probabilities. "
@@ -30,9 +34,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.host = host = ModelHost(Registry(settings.registry), settings, metrics)
-        host.start()
+        registry = Registry(settings.registry, settings.cache)
+        app.state.host = host = ModelHost(registry, settings, metrics)
+        app.state.shadows = shadows = ShadowCaller(host, metrics, settings.max_batch_size)
+        app.state.board = board = WorkerBoard(settings.worker_folder)
+        follower = Follower(host, CanaryWatch(registry, metrics), board, settings.registry_poll_seconds)
+        await host.start()
+        follower.start()
         yield
+        await follower.close()
+        await shadows.close()
         await host.close()
         metrics.close()
 
@@ -49,8 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
     problems.add_handlers(app)
     for routes in (predictions, models, health):
         app.include_router(routes.router)
+    if settings.admin_key is not None:
+        for routes in (administration, archives, comparisons):
+            app.include_router(routes.router)
     app.add_api_route("/", _to_documentation, include_in_schema=False)
-    app.add_middleware(LimitBody, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(LimitBody, max_body_bytes=settings.max_body_bytes, max_archive_bytes=settings.max_archive_bytes)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
 

@@ -93,6 +93,11 @@ class Batcher(Generic[T, R]):
         self._seconds_per_item = 0.0
         self._worker: asyncio.Task[None] | None = None
 
+    @property
+    def admitted(self) -> int:
+        """Items that are being answered."""
+        return self._admitted
+
     def start(self) -> None:
         """Begin to take batches off the queue."""
         self._worker = asyncio.get_running_loop().create_task(self._work())

@@ -8,6 +8,8 @@ from service.hosting import ModelHost
 from service.metrics import Metrics
 from service.schemas import PredictQuery
 from service.settings import Settings
+from service.shadow import ShadowCaller
+from service.workers import WorkerBoard
 
 
 def _host(request: Request) -> ModelHost:
@@ -25,7 +27,19 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _board(request: Request) -> WorkerBoard:
+    board: WorkerBoard = request.app.state.board
+    return board
+
+
+def _shadows(request: Request) -> ShadowCaller:
+    shadows: ShadowCaller = request.app.state.shadows
+    return shadows
+
+
 Host = Annotated[ModelHost, Depends(_host)]
 CurrentSettings = Annotated[Settings, Depends(_settings)]
 CurrentMetrics = Annotated[Metrics, Depends(_metrics)]
+Board = Annotated[WorkerBoard, Depends(_board)]
+Shadows = Annotated[ShadowCaller, Depends(_shadows)]
 Options = Annotated[PredictQuery, Query()]

@@ -5,6 +5,8 @@ ServiceError
 ├── InvalidRequest          a form, a JSON body or a parameter that cannot be understood
 ├── BodyTooLarge            more bytes than the limit
 ├── TooManyImages           more images in one request than the limit
+├── Unauthorized            the admin key is missing or wrong
+├── NoRoom                  no more versions may be loaded
 ├── QueueFull               as many images are being answered as the limit allows
 ├── DeadlineExceeded        no answer within the time the request had
 └── ModelNotReady           a version that is known, but not (yet) loaded
@@ -47,6 +49,14 @@ class QueueFull(LimitReached):
     def __init__(self, message: str, limit: Limit, retry_after_seconds: int) -> None:
         super().__init__(message, limit)
         self.retry_after_seconds = retry_after_seconds
+
+
+class NoRoom(LimitReached):
+    """A version is not loaded, and what is loaded cannot go."""
+
+
+class Unauthorized(ServiceError):
+    """The request does not carry the admin key."""
 
 
 class DeadlineExceeded(LimitReached):

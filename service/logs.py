@@ -13,6 +13,8 @@ def configure_logs(level: str) -> None:
     warnings.filterwarnings("ignore", module="PIL")
     for library in ("PIL", "python_multipart"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    for library in ("aiobotocore", "botocore"):  # where they have found credentials is not our news
+        logging.getLogger(library).setLevel(logging.WARNING)
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -5,6 +5,7 @@ With several workers prometheus_client keeps its values in files of a shared fol
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.traffic import Totals
+
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _MODEL = ("model", "version")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DIFFERENCES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -94,6 +98,60 @@ class Metrics:
             multiprocess_mode="livemin",
         )
 
+        self.failed = Gauge(
+            "hubel_model_failed",
+            "1 for a version that is wanted and cannot be loaded.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.load_failures = Counter(
+            "hubel_model_load_failures",
+            "Attempts to load a version that failed, by kind of error.",
+            (*_MODEL, "error"),
+            registry=registry,
+        )
+        self.registry_available = Gauge(
+            "hubel_registry_available",
+            "1 while the registry can be read.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.canary_rollbacks = Counter(
+            "hubel_canary_rollbacks", "Canaries that were taken out because they failed.", _MODEL, registry=registry
+        )
+        self.shadow_images = Counter(
+            "hubel_shadow_images", "Images that a shadow was asked, too.", _MODEL, registry=registry
+        )
+        self.shadow_agreements = Counter(
+            "hubel_shadow_agreements",
+            "Images for which the shadow's most probable label was the caller's.",
+            _MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "hubel_shadow_dropped_requests",
+            "Requests of the shadow's share that it was not asked, since an engine was busy or it failed.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self.shadow_difference = Histogram(
+            "hubel_shadow_probability_difference",
+            "How far the shadow's probability is from the caller's, for the caller's label.",
+            _MODEL,
+            buckets=_DIFFERENCES,
+            registry=registry,
+        )
+        self.shadow_seconds = Counter(
+            "hubel_shadow_inference_seconds", "Seconds that the shadow's engine took.", _MODEL, registry=registry
+        )
+        self.shadowed_seconds = Counter(
+            "hubel_shadowed_inference_seconds",
+            "Seconds that the engine of production took for the same requests.",
+            _MODEL,
+            registry=registry,
+        )
+
     def for_model(self, model: str, version: int) -> "ModelMetrics":
         """Return the collectors of one version, so that no label is looked up on the way of a request."""
         labels = (model, str(version))
@@ -110,13 +168,31 @@ class Metrics:
             labels=labels,
         )
 
+    def totals(self, model: str) -> dict[int, Totals]:
+        """Return what each version of a model has answered so far, summed over the workers."""
+        counted: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+        for family in self._source().collect():
+            for sample in family.samples:
+                if sample.labels.get("model") != model or not sample.labels.get("version"):
+                    continue
+                row = counted[int(sample.labels["version"])]
+                if sample.name == "hubel_requests_total":
+                    row[0] += sample.value
+                    row[1] += sample.value * sample.labels["status"].startswith("5")
+                elif sample.name == "hubel_request_seconds_sum":
+                    row[2] += sample.value
+        return {version: Totals(*row) for version, row in counted.items()}
+
     def exposition(self) -> bytes:
         """Return every value in Prometheus' text form, summed over the workers."""
+        return generate_latest(self._source())
+
+    def _source(self) -> CollectorRegistry:
         if not self._shared:
-            return generate_latest(self._registry)
+            return self._registry
         summed = CollectorRegistry()
         prometheus_multiprocess.MultiProcessCollector(summed)  # type: ignore[no-untyped-call]
-        return generate_latest(summed)
+        return summed
 
     def close(self) -> None:
         """Take this process's gauges out of the sums."""

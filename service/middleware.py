@@ -19,6 +19,7 @@ REQUEST_ID_HEADER = "X-Request-ID"
 _CLIENT_LEFT = 499  # not an HTTP status: the usual sign in logs for a caller that left before its answer
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_TAKES_ARCHIVES = ("POST", "/v1/models")
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics"})
 
 _log = structlog.get_logger("service.access")
@@ -96,9 +97,10 @@ class ObserveRequests:
 class LimitBody:
     """Refuse a request's body as soon as it is known to be over the limit."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_archive_bytes: int) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.usual = Limit("max_body_bytes", max_body_bytes)
+        self.of_archives = Limit("max_archive_bytes", max_archive_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -106,22 +108,21 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
+        limit = self.of_archives if (scope["method"], scope["path"]) == _TAKES_ARCHIVES else self.usual
         received = 0
 
         async def receive_bounded() -> Message:
             nonlocal received
-            if announced.isdecimal() and int(announced) > self.max_body_bytes:
-                raise self._too_large(int(announced))
+            if announced.isdecimal() and int(announced) > limit.value:
+                raise _too_large(int(announced), limit)
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                raise self._too_large(received)
+            if received > limit.value:
+                raise _too_large(received, limit)
             return message
 
         await self.app(scope, receive_bounded, send)
 
-    def _too_large(self, found: int) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"the request's body has {found} bytes or more; the limit is {self.max_body_bytes}",
-            Limit("max_body_bytes", self.max_body_bytes),
-        )
+
+def _too_large(found: int, limit: Limit) -> BodyTooLarge:
+    return BodyTooLarge(f"the request's body has {found} bytes or more; the limit is {limit.value}", limit)

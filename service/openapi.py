@@ -25,6 +25,9 @@ _JSON = {
     },
 }
 _PROBLEMS = {
+    401: "The admin key is missing or wrong.",
+    409: "The state of the model forbids it.",
+    412: "The state is not the one that If-Match names.",
     404: "No such model, version or alias.",
     413: "Too many bytes, pixels or images.",
     415: "An image of a format that is not decoded.",
@@ -40,7 +43,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
-PREDICTION: dict[str, Any] = {
+UPLOADS: dict[str, Any] = {
     "openapi_extra": {
         "requestBody": {
             "required": True,
@@ -54,9 +57,21 @@ PREDICTION: dict[str, Any] = {
                 "application/json": {"schema": _JSON},
             },
         }
-    },
+    }
+}
+ARCHIVE: dict[str, Any] = {
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "description": "An archive, as `hubel export` and GET /v1/models/{ref}/archive make it.",
+            "content": {"application/x-tar": {"schema": _FILE}},
+        }
+    }
+}
+PREDICTION: dict[str, Any] = {
+    **UPLOADS,
     "responses": {
         200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
-        **problems(*_PROBLEMS),
+        **problems(404, 413, 415, 422, 503, 504),
     },
 }

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model import errors as model_errors
 from model.errors import Limit, ModelError
 from service import errors as service_errors
-from service.errors import ModelNotReady, QueueFull, ServiceError
+from service.errors import ModelNotReady, QueueFull, ServiceError, Unauthorized
 from service.middleware import REQUEST_ID_HEADER, record_of
 from service.schemas import Problem
 from service.settings import Settings, variable_of
@@ -45,6 +45,12 @@ TABLE: dict[type[Exception], Row] = {
     model_errors.ReportNotFound: Row("report-not-found", "No such report", 404),
     model_errors.AliasNotFound: Row("alias-not-found", "No such alias", 404),
     model_errors.RegistryUnavailable: Row("registry-unavailable", "The registry cannot be read", 503),
+    model_errors.RegistryMissing: Row("registry-missing", "The registry cannot be read", 503),
+    model_errors.AliasNotMoved: Row("alias-not-moved", "The registry cannot be written", 503),
+    model_errors.StateConflict: Row("state-conflict", "The model's state has changed meanwhile", 412),
+    model_errors.VersionInUse: Row("version-in-use", "The version is needed", 409),
+    model_errors.PromotionRefused: Row("promotion-refused", "The version may not be promoted yet", 409),
+    model_errors.NothingToRollBack: Row("nothing-to-roll-back", "There is no earlier version", 409),
     model_errors.CorruptCheckpoint: Row("corrupt-checkpoint", "A stored model is damaged", 500),
     model_errors.GoldenMismatch: Row("golden-mismatch", "A model does not repeat its stored answers", 500),
     model_errors.EngineUnavailable: Row("engine-unavailable", "The engine is not available", 500),
@@ -56,6 +62,8 @@ TABLE: dict[type[Exception], Row] = {
     service_errors.LimitReached: Row("limit-reached", "A limit was reached", 503),
     service_errors.BodyTooLarge: Row("body-too-large", "Request body too large", 413),
     service_errors.TooManyImages: Row("too-many-images", "Too many images in one request", 413),
+    service_errors.Unauthorized: Row("unauthorized", "The admin key is missing or wrong", 401),
+    service_errors.NoRoom: Row("no-room", "No more models may be loaded", 503),
     service_errors.QueueFull: Row("queue-full", "The queue is full", 503),
     service_errors.DeadlineExceeded: Row("deadline-exceeded", "No answer in time", 504),
     service_errors.ModelNotReady: Row("model-not-ready", "The model is not ready", 503),
@@ -107,8 +115,12 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request %s failed: %s", record_of(request.scope).request_id, error, exc_info=error)
-    retry_after = error.retry_after_seconds if isinstance(error, QueueFull | ModelNotReady) else None
-    return problem_response(request, problem, {"Retry-After": str(retry_after)} if retry_after else None)
+    headers = {}
+    if isinstance(error, QueueFull | ModelNotReady) and error.retry_after_seconds:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem_response(request, problem, headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -1,14 +1,16 @@
 """Request and response bodies, and their making from the model's own values."""
 
 import datetime as dt
+import os
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.manifest import Architecture, Calibration, Manifest
 from model.preprocessing import ImageFacts, Preprocessing
-from model.types import Prediction
-from service.hosting import HostedModel, HostedVersion, LoadState
+from model.state import RolledBack, Traffic
+from model.types import PRODUCTION, Prediction
+from service.hosting import HostedModel, HostedVersion, LoadState, ModelHost
 
 
 class Problem(BaseModel):
@@ -97,7 +99,7 @@ class PredictResponse(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """A version and where it stands in the worker that answers."""
+    """A version and where it stands in a worker; `aliases` are those that mean it there now."""
 
     version: int
     state: LoadState
@@ -121,10 +123,17 @@ class VersionOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A model and its versions."""
+    """A model and its versions, as a worker serves them.
+
+    `aliases` are in effect; `pending` are wanted, and take effect once their version is loaded. `rolled_back` is the
+    last canary that was taken out because it failed.
+    """
 
     name: str
     aliases: dict[str, int]
+    pending: dict[str, int]
+    traffic: Traffic
+    rolled_back: RolledBack | None = None
     versions: list[VersionOut]
     reason: str | None = None
 
@@ -134,16 +143,60 @@ class ModelOut(BaseModel):
         return cls(
             name=model.name,
             aliases=model.aliases,
-            versions=[VersionOut.of(model, version) for version in model.versions.values()],
+            pending={
+                alias: number for alias, number in model.wanted.aliases.items() if model.aliases.get(alias) != number
+            },
+            traffic=model.wanted.traffic,
+            rolled_back=model.wanted.rolled_back,
+            versions=[VersionOut.of(model, model.versions[number]) for number in sorted(model.versions)],
             reason=model.reason or None,
         )
 
 
+class WorkerOut(BaseModel):
+    """A serving process: whether it is ready, what it waits for, and how every model stands in it."""
+
+    pid: int
+    ready: bool
+    waiting_for: list[str]
+    registry_away: str | None = None
+    models: list[ModelOut]
+
+    @classmethod
+    def of(cls, host: ModelHost) -> "WorkerOut":
+        """Say how this process stands."""
+        waiting = host.waiting_for()
+        return cls(
+            pid=os.getpid(),
+            ready=not waiting,
+            waiting_for=waiting,
+            registry_away=host.reason or None,
+            models=[ModelOut.of(model) for model in host.models.values()],
+        )
+
+
 class ModelsOut(BaseModel):
-    """Every model that this server knows."""
+    """Every model, as the worker that answers serves it, and how it stands in every worker of this service."""
 
     default_model: str
     models: list[ModelOut]
+    workers: list[WorkerOut]
+
+
+class AliasIn(BaseModel):
+    """The version that an alias is to mean."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=1)
+
+
+class RollbackIn(BaseModel):
+    """The alias that is to mean again what it meant before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alias: str = PRODUCTION
 
 
 class VersionDetail(VersionOut):
@@ -182,6 +235,32 @@ class VersionDetail(VersionOut):
         )
 
 
+class PublishedOut(BaseModel):
+    """A version that was published."""
+
+    model: str
+    version: int
+
+
+class DifferenceOut(BaseModel):
+    """An image, by its place in the request, for which two versions name different labels first."""
+
+    image: int
+    baseline: PredictionOut
+    candidate: PredictionOut
+
+
+class DiffOut(BaseModel):
+    """How far two versions agree on the images of a request; `agreement` is a share, 0 to 1."""
+
+    baseline: str
+    candidate: str
+    images: int
+    unreadable: int
+    agreement: float
+    differences: list[DifferenceOut]
+
+
 class Liveness(BaseModel):
     """The process answers."""
 
@@ -196,6 +275,7 @@ class Readiness(BaseModel):
 
 
 class Health(Readiness):
-    """Readiness, and how every model stands."""
+    """Readiness, why the registry cannot be reached if it cannot, and how every model stands."""
 
+    registry_away: str | None = None
     models: list[ModelOut]

@@ -9,14 +9,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from model.engines.selection import DEVICE_PATTERN
+from model.errors import InvalidReference
 from model.registry import DEFAULT_ROOT
-from model.types import NAME_PATTERN
+from model.types import NAME_PATTERN, ModelRef
 from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
+EVERYTHING = "*"  # in the list of what is kept loaded
+Address = Annotated[str, BeforeValidator(str)]
 # What Kubernetes puts into every container beside a Service of the name "hubel".
 _KUBERNETES = ("HUBEL_SERVICE_", "HUBEL_PORT_")
 
@@ -26,13 +38,39 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    registry: Path = Field(default=DEFAULT_ROOT, description="Folder of the model registry.")
+    registry: Address = Field(
+        default=DEFAULT_ROOT, description="The model registry: a folder, or an address as s3://bucket/folder."
+    )
+    cache: Path | None = Field(
+        default=None,
+        description="Folder for what is fetched from a registry elsewhere; hubel in the user's cache if empty.",
+    )
+    registry_poll_seconds: float = Field(
+        default=1.0, ge=0.05, le=3600, description="Time between two looks at the registry, seconds."
+    )
     default_model: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")] = Field(
         default="imagenet", description="The model that /v1/predict means; the service is ready when it is."
+    )
+    preload: str = Field(
+        default="*",
+        description="Kept loaded beside the default model, and waited for: references with commas between; "
+        "* is all that aliases and traffic mean, not waited for. The rest is loaded when it is asked for.",
+    )
+    max_loaded_models: int = Field(
+        default=16, ge=0, le=10_000, description="Versions loaded at once at the most; 0 for no limit."
+    )
+    max_loaded_bytes: int = Field(
+        default=0, ge=0, description="Bytes of weights with which a version is still loaded on request; 0 for no limit."
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, min_length=16, description="Key of the routes that change models, which do not exist without it."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Serving processes.")
+    worker_folder: Path | None = Field(
+        default=None, description="Folder where several workers tell how they stand; made by `hubel serve`."
+    )
     engine: Literal["auto", "onnx", "torch"] = Field(
         default="auto", description="Runtime; auto is torch on a CUDA device, else ONNX Runtime."
     )
@@ -55,6 +93,9 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(
         default=20 * 2**20, ge=1024, le=2**30, description="Bytes of a request's body at the most."
     )
+    max_archive_bytes: int = Field(
+        default=4 * 2**30, ge=1024, description="Bytes of an archive that an administrator sends, at the most."
+    )
     max_images_per_request: int = Field(default=64, ge=1, le=10_000, description="Images in one request at the most.")
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, le=178_000_000, description="Pixels that an image's header may announce."
@@ -74,6 +115,32 @@ class Settings(BaseModel):
                 f"({self.max_queue_size}): such a request could never be taken in"
             )
         return self
+
+    @field_validator("cache", "worker_folder", "admin_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("preload")
+    @classmethod
+    def _references(cls, text: str) -> str:
+        for part in _parts(text):
+            if part != EVERYTHING:
+                try:
+                    ModelRef.parse(part)
+                except InvalidReference as error:
+                    raise ValueError(str(error)) from error
+        return text
+
+    @property
+    def preloaded(self) -> list[ModelRef]:
+        """What is kept loaded beside the default model, by reference."""
+        return [ModelRef.parse(part) for part in _parts(self.preload) if part != EVERYTHING]
+
+    @property
+    def preloads_everything(self) -> bool:
+        """Whether all that aliases and traffic mean is kept loaded."""
+        return EVERYTHING in _parts(self.preload)
 
     @property
     def compute_threads(self) -> int:
@@ -123,6 +190,10 @@ def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def variable_of(field: str) -> str:
     """Return the environment variable of a field."""
     return PREFIX + field.upper()
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _is_from_kubernetes(variable: str, text: str) -> bool:

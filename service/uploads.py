@@ -17,8 +17,8 @@ from starlette.formparsers import MultiPartException
 
 from model.errors import InvalidImage, Limit
 from service.errors import InvalidRequest, TooManyImages
-from service.hosting import Upload
 from service.schemas import PredictRequest
+from service.served import Upload
 
 
 async def read_uploads(request: Request, max_images: int) -> list[Upload]:

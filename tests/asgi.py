@@ -1,12 +1,14 @@
 """The application in this process, asked over httpx without a port."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.settings import Settings
@@ -21,9 +23,26 @@ async def running(registry: Path, *, wait: bool = True, **settings: Any) -> Asyn
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://hubel") as client:
-            while wait and "loading" in (await client.get("/v1/models")).text:
+            while wait and re.search("loading|warming", (await client.get("/v1/models")).text):
                 await asyncio.sleep(0.01)
             yield client
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
+    """Wait until a condition holds, asking again and again."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def metric_values(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
+    """Every sample, by its name and its labels but le."""
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str, *words: str) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from training.errors import InvalidData
 from training.evaluation import Evaluation, evaluate, worst_mistakes
 from training.photos import Photos, fingerprints
 from training.progress import Display
-from training.publish import versions
 from training.report import Fact, MistakenImage, Report, write_report
 from training.sources.place import printable
+from training.versions import versions
 
 BATCH: Final = 32
 

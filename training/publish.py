@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime as dt
-import importlib.metadata
-import platform
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +22,7 @@ from training.card import write_card
 from training.cost import measure_latency
 from training.export import count_parameters, export_network
 from training.report import Fact, Report, write_report
-
-_PACKAGES = ("hubel", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy")
+from training.versions import versions
 
 
 @dataclass(frozen=True)
@@ -110,14 +107,3 @@ def publish(registry: Registry, release: Release, alias: str | None = None) -> S
         )
         (folder / CARD).write_text(card, encoding="utf-8")
         return registry.publish(folder, manifest, alias)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of what takes part in making a network."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

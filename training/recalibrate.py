@@ -2,13 +2,10 @@
 
 import datetime as dt
 import shutil
-from pathlib import Path
 
-from model.checkpoint import CARD, REPORT, digest_files, read_golden
-from model.classifier import check_golden, load_classifier
-from model.engines.selection import EngineChoice, is_installed
+from model.checkpoint import CARD, REPORT
+from model.classifier import check_staged
 from model.errors import RegistryUnavailable
-from model.manifest import Manifest
 from model.registry import Registry, StoredVersion
 from training.assess import Assessment, facts, write_assessment
 from training.card import write_card
@@ -25,7 +22,7 @@ def publish_calibrated(registry: Registry, assessment: Assessment, alias: str | 
     try:
         return _publish_calibrated(registry, assessment, alias)
     except OSError as error:
-        raise RegistryUnavailable(f"{registry.root.absolute()} cannot be written: {error}") from error
+        raise RegistryUnavailable(f"{registry.address} cannot be written: {error}") from error
 
 
 def _publish_calibrated(registry: Registry, assessment: Assessment, alias: str | None) -> StoredVersion:
@@ -47,7 +44,7 @@ def _publish_calibrated(registry: Registry, assessment: Assessment, alias: str |
             if name != CARD and not name.startswith(f"{REPORT}/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(base.folder / name, folder / name)
-        difference = _check_staged(folder, manifest)
+        difference = check_staged(folder, manifest)
         write_assessment(folder / REPORT, assessment)
         card = write_card(
             manifest,
@@ -60,13 +57,3 @@ def _publish_calibrated(registry: Registry, assessment: Assessment, alias: str |
         )
         (folder / CARD).write_text(card, encoding="utf-8")
         return registry.publish(folder, manifest, alias)
-
-
-def _check_staged(folder: Path, manifest: Manifest) -> float:
-    """Load what will be served with every engine that is here, and return the largest difference of a probability."""
-    whole = manifest.model_copy(update={"files": digest_files(folder)})
-    staged = StoredVersion(manifest.name, 0, folder, whole)
-    golden = read_golden(folder)
-    engines = [engine for engine in manifest.engines if is_installed(engine)]
-    loaded = [load_classifier(staged, EngineChoice(engine, "cpu")) for engine in engines]
-    return max(check_golden(classifier.engine, golden, whole) for classifier in loaded)

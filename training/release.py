@@ -10,10 +10,11 @@ from model.architectures.pixels import PixelNetwork
 from training.cost import count_flops
 from training.data import PARTS, Part
 from training.export import count_parameters
-from training.publish import Release, versions
+from training.publish import Release
 from training.report import Fact, Report
 from training.study import Study
 from training.task import Task, Trained
+from training.versions import versions
 
 _GOLDEN_IMAGES = 8
 

@@ -4,14 +4,12 @@ Writes `index.html`, `evaluation.json`, `history.json` and the pictures into a f
 that it shows; measures nothing, and knows neither networks nor the registry.
 """
 
-import base64
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from model.preprocessing import Pixels
 from training.cost import Latency
 from training.evaluation import Evaluation, limits
 from training.metrics import most_confused
+from training.page import bullets, folded, image, notice, paragraph, section, table, tiles, write_page
 from training.pictures import (
     NUMBERED_CLASSES,
     EpochFigures,
@@ -223,39 +222,40 @@ def _picture_batch(augmented: Pixels) -> _Picture:
 
 
 def _write_page(report: Report, results: Sequence[_Picture], insides: Sequence[_Picture]) -> str:
-    sections = [
+    parts = [
         _lead(report.test),
         _tiles(report),
-        _warnings(report.warnings),
+        notice("Before you use it", report.warnings),
         *map(_show, results),
         _mistakes(report.mistakes),
         *map(_show, insides),
         _class_table(report.test),
         _comparison(report),
         _latency_table(report.latencies),
-        _section("What these figures do not say", _list(limits(report.test, report.photos))),
-        _section("How it was made", _table((), report.facts)) if report.facts else "",
+        section("What these figures do not say", bullets(limits(report.test, report.photos))),
+        section("How it was made", table((), report.facts)) if report.facts else "",
     ]
-    return _PAGE.substitute(title=escape(report.title), style=_STYLE, body="\n".join(filter(None, sections)))
+    return write_page(report.title, parts)
 
 
 def _lead(test: Evaluation) -> str:
     low, high = test.top1_interval
     frequent = max(scores.support for scores in test.per_class) / test.images
-    return (
-        f"<p class=lead>It names the right one of {test.classes:,} classes for {test.top1:.1%} of {test.images:,} test "
+    return paragraph(
+        f"It names the right one of {test.classes:,} classes for {test.top1:.1%} of {test.images:,} test "
         f"images (95% interval {low:.1%} to {high:.1%}). Always naming the most frequent class would be right for "
-        f"{frequent:.1%}.</p>"
+        f"{frequent:.1%}.",
+        "lead",
     )
 
 
 def _tiles(report: Report) -> str:
     test = report.test
     before, after = test.uncalibrated, test.calibrated
-    tiles = [("top-1 accuracy", f"{test.top1:.1%}", f"standard error {100 * test.top1_standard_error:.1f} points")]
+    rows = [("top-1 accuracy", f"{test.top1:.1%}", f"standard error {100 * test.top1_standard_error:.1f} points")]
     if test.k < test.classes:
-        tiles.append((f"top-{test.k} accuracy", f"{test.top_k:.1%}", f"the class is among the {test.k} most probable"))
-    tiles += [
+        rows.append((f"top-{test.k} accuracy", f"{test.top_k:.1%}", f"the class is among the {test.k} most probable"))
+    rows += [
         ("macro F1", f"{test.macro_f1:.3f}", "the mean over classes"),
         ("calibration error", f"{after.ece:.3f}", f"{before.ece:.3f} before temperature {test.temperature:.2f}"),
         ("neg. log-likelihood", f"{after.nll:.3f}", f"{before.nll:.3f} before, in nats"),
@@ -264,12 +264,8 @@ def _tiles(report: Report) -> str:
     alone = [latency for latency in report.latencies if latency.batch == 1]
     if alone:
         fastest = min(alone, key=lambda latency: latency.median_ms)
-        tiles.append(("time for one image", f"{fastest.median_ms:.1f} ms", f"{fastest.engine}, {_threads(fastest)}"))
-    return "<dl class=tiles>" + "".join(_tile(*tile) for tile in tiles) + "</dl>"
-
-
-def _tile(name: str, value: str, note: str) -> str:
-    return f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b><small>{escape(note)}</small></dd></div>"
+        rows.append(("time for one image", f"{fastest.median_ms:.1f} ms", f"{fastest.engine}, {_threads(fastest)}"))
+    return tiles(rows)
 
 
 def _describe_flops(flops: int | None) -> str:
@@ -288,38 +284,29 @@ def _shorten(number: int) -> str:
     return str(number)
 
 
-def _warnings(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return ""
-    return f"<section class=warnings><h2>Before you use it</h2>{_list(sentences)}</section>"
-
-
 def _show(picture: _Picture) -> str:
     kind = "photo" if picture.file.endswith(".jpg") or picture.file == "filters.png" else "chart"
-    return _section(
-        picture.title,
-        f"<p>{escape(picture.reading)}</p><div class='{kind}'>"
-        f'<img src="{_inline(picture.data)}" alt="{escape(picture.alt)}"></div>',
-    )
+    shown = f"<div class={kind}>{image(picture.data, picture.alt)}</div>"
+    return section(picture.title, paragraph(picture.reading) + shown)
 
 
 def _mistakes(mistakes: Sequence[MistakenImage]) -> str:
     if not mistakes:
         return ""
-    tiles = "".join(_mistake(mistake) for mistake in mistakes)
+    figures = "".join(map(_mistake, mistakes))
     reading = (
         "Test images that were taken for another class, the most confident first. Look for wrong labels, for images "
         "that show two classes, and for what they have in common."
     )
-    return _section("The worst mistakes", f"<p>{reading}</p><div class=gallery>{tiles}</div>")
+    return section("The worst mistakes", f"{paragraph(reading)}<div class='gallery dense'>{figures}</div>")
 
 
 def _mistake(mistake: MistakenImage) -> str:
     truth, predicted = escape(mistake.truth), escape(mistake.predicted)
+    photo = image(encode_photo(mistake.pixels, _TILE), f"{mistake.truth}, taken for {mistake.predicted}")
     return (
-        f'<figure><img src="{_inline(encode_photo(mistake.pixels, _TILE))}" alt="{truth}, taken for {predicted}">'
-        f"<figcaption><b><bdi>{truth}</bdi></b> → <b class=wrong><bdi>{predicted}</bdi></b> {mistake.probability:.0%}"
-        f"<small><bdi>{escape(mistake.name)}</bdi></small></figcaption></figure>"
+        f"<figure>{photo}<figcaption><b><bdi>{truth}</bdi></b> → <b class=wrong><bdi>{predicted}</bdi></b> "
+        f"{mistake.probability:.0%}<small><bdi>{escape(mistake.name)}</bdi></small></figcaption></figure>"
     )
 
 
@@ -328,14 +315,14 @@ def _class_table(test: Evaluation) -> str:
         (scores.label, _figure(scores.precision), _figure(scores.recall), _figure(scores.f1), f"{scores.support:,}")
         for scores in test.per_class
     ]
-    table = _table(("class", "precision", "recall", "F1", "images"), rows)
+    scores_table = table(("class", "precision", "recall", "F1", "images"), rows)
     if len(rows) > _OPEN_ROWS:
-        table = f"<details><summary>all {len(rows):,} classes</summary>{table}</details>"
+        scores_table = folded(f"all {len(rows):,} classes", scores_table)
     reading = (
         "Precision: how often the network is right when it names the class. Recall: how many of the class's images it "
         "finds."
     )
-    return _section("Every class", f"<p>{reading}</p>{table}")
+    return section("Every class", paragraph(reading) + scores_table)
 
 
 def _comparison(report: Report) -> str:
@@ -343,12 +330,13 @@ def _comparison(report: Report) -> str:
     names = [name for name, _ in _list_figures(report.test)]
     columns = [[value for _, value in _list_figures(part)] for _, part in parts]
     note = (
-        "<p>The temperature was fitted on the validation part, and an epoch may have been chosen by it: of the two, "
-        "the test figures are the ones to expect.</p>"
+        "The temperature was fitted on the validation part, and an epoch may have been chosen by it: of the two, "
+        "the test figures are the ones to expect."
         if report.validation
         else ""
     )
-    return _section("All figures", note + _table(("", *(name for name, _ in parts)), zip(names, *columns, strict=True)))
+    figures = table(("", *(name for name, _ in parts)), zip(names, *columns, strict=True))
+    return section("All figures", (paragraph(note) if note else "") + figures)
 
 
 def _list_figures(part: Evaluation) -> list[Fact]:
@@ -378,103 +366,8 @@ def _latency_table(latencies: Sequence[Latency]) -> str:
     ]
     headings = ("engine", "threads", "batch", "median, ms", "images per second")
     reading = "The network alone, on the machine that trained it: without decoding, and without the server."
-    return _section("What an answer costs", f"<p>{reading}</p>{_table(headings, rows)}")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _list(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table whose first column names the row; without headings it is one of names and values."""
-    kind, head = "facts", ""
-    if headings:
-        kind = "figures"
-        head = "<thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in headings) + "</tr></thead>"
-    body = "".join(
-        f"<tr><th scope=row><bdi>{escape(first)}</bdi></th>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    return f"<div class=wide><table class={kind}>{head}<tbody>{body}</tbody></table></div>"
+    return section("What an answer costs", paragraph(reading) + table(headings, rows))
 
 
 def _figure(value: float | None) -> str:
     return _MISSING if value is None else f"{value:.3f}"
-
-
-def _inline(data: bytes) -> str:
-    media = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-    return f"data:{media};base64,{base64.b64encode(data).decode()}"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1f2933; --muted: #5f6b78; --line: #e1e5ea; --page: #fff; --soft: #f5f7f9;
-  --accent: #2f6db5; --wrong: #b0500f; --warn: #fff6e6; --warn-line: #e3a13a; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #dde3ea; --muted: #98a4b3; --line: #2c343e; --page: #14181d; --soft: #1c2229;
-    --accent: #7fb0e8; --wrong: #eda35c; --warn: #2b2413; --warn-line: #a8792b; }
-  .chart img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 760px; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
-h2 { font-size: 1.2rem; line-height: 1.3; margin: 0 0 .4rem; }
-section { margin-top: 2.6rem; }
-p { margin: 0 0 .8rem; }
-section > p { color: var(--muted); font-size: .94rem; }
-.lead { font-size: 1.08rem; }
-ul { margin: 0; padding-left: 1.2rem; }
-li + li { margin-top: .4rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(158px, 1fr)); gap: .7rem; margin: 1.6rem 0 0; }
-.tiles div { background: var(--soft); border: 1px solid var(--line); border-radius: 10px; padding: .7rem .85rem; }
-.tiles dt { color: var(--muted); font-size: .82rem; }
-.tiles dd { margin: 0; }
-.tiles b { display: block; font-size: 1.55rem; font-weight: 600; line-height: 1.35; }
-small { display: block; color: var(--muted); font-size: .8rem; line-height: 1.35; }
-.warnings { background: var(--warn); border: 1px solid var(--warn-line); border-radius: 10px; padding: .9rem 1.1rem; }
-.chart, .photo { overflow-x: auto; }
-.chart img { min-width: 520px; }
-.chart img, .photo img { display: block; width: 100%; height: auto; }
-.photo img { border-radius: 6px; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 1rem .8rem; }
-.gallery figure { margin: 0; font-size: .86rem; line-height: 1.35; }
-.gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft);
-  border-radius: 6px; margin-bottom: .35rem; }
-.wrong { color: var(--wrong); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-thead th { color: var(--muted); font-weight: 500; white-space: nowrap; }
-tbody th { font-weight: 500; }
-.facts th { width: 30%; min-width: 7rem; color: var(--muted); }
-.figures td, .figures thead th + th { text-align: right; padding-right: 0; padding-left: .9rem; white-space: nowrap; }
-.figures tbody th { min-width: 8rem; }
-summary { cursor: pointer; color: var(--accent); margin-bottom: .5rem; }
-@media print { body { max-width: none; } section { break-inside: avoid; } }
-"""
-
-# Nothing is fetched and nothing runs: the policy says so to the browser too.
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$body
-</main>
-</body>
-</html>
-""")

@@ -82,7 +82,7 @@ def load_backbone(
         tensors, origin, licence = _torchvision_weights(arch, download=download)
     wanted = network.state_dict()
     body = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
-    body = {name: tensor for name, tensor in body.items() if name in wanted or not _is_side_classifier(name)}
+    body = {name: tensor for name, tensor in body.items() if name in wanted or not is_side_classifier(name)}
     fresh = {name: tensor for name, tensor in wanted.items() if name.startswith(f"{head}.")}
     try:
         network.load_state_dict({**body, **fresh})
@@ -233,7 +233,7 @@ def _last_linear(arch: str, network: nn.Module) -> str:
     return linear[-1]
 
 
-def _is_side_classifier(name: str) -> bool:
+def is_side_classifier(name: str) -> bool:
     """Tell the weights of the classifiers that GoogLeNet and Inception have for training only."""
     return name.startswith(("aux1.", "aux2.", "AuxLogits."))
 

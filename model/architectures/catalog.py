@@ -7,6 +7,7 @@ from torch import nn
 
 from model.architectures.classic import ClassicConfig, classic
 from model.architectures.efficientnet_lite import efficientnet_lite0
+from model.architectures.timm_networks import PREFIX, timm_network
 from model.architectures.torchvision_networks import torchvision_network
 from model.errors import UnknownArchitecture
 
@@ -24,6 +25,7 @@ def build_network(name: str, classes: int, config: Mapping[str, JsonValue]) -> n
     """Build a network with fresh weights: normalised (N, C, H, W) to logits (N, classes).
 
     Raises:
+        EngineUnavailable: it is one of timm, which is not installed.
         UnknownArchitecture: no network has that name, or it does not take those arguments.
     """
     try:
@@ -34,6 +36,8 @@ def build_network(name: str, classes: int, config: Mapping[str, JsonValue]) -> n
                 return efficientnet_lite0(classes, _LiteConfig.model_validate(config).dropout)
             case _:
                 _NoConfig.model_validate(config)
+                if name.startswith(PREFIX):
+                    return timm_network(name.removeprefix(PREFIX), classes)
                 return torchvision_network(name, classes)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

@@ -33,7 +33,12 @@ async def ready(host: Host, response: Response) -> Readiness:
 async def health(host: Host, response: Response) -> Health:
     """Answer as /readyz does, and say how every model stands and why one failed."""
     waiting = _waiting(host, response)
-    return Health(ready=not waiting, waiting_for=waiting, models=[ModelOut.of(model) for model in host.models.values()])
+    return Health(
+        ready=not waiting,
+        waiting_for=waiting,
+        registry_away=host.reason or None,
+        models=[ModelOut.of(model) for model in host.models.values()],
+    )
 
 
 @router.get("/metrics", response_class=Response)

@@ -4,47 +4,47 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
-from model.checkpoint import REPORT, read_card, read_manifest
+from model.checkpoint import CARD, REPORT
 from model.errors import ReportNotFound
-from model.registry import Registry
 from model.types import ModelRef
-from service.dependencies import CurrentSettings, Host
+from service.dependencies import Board, CurrentSettings, Host
 from service.openapi import problems
-from service.schemas import ModelOut, ModelsOut, VersionDetail
+from service.schemas import ModelsOut, VersionDetail, WorkerOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-async def list_models(host: Host, settings: CurrentSettings) -> ModelsOut:
-    """List the models of the registry, their versions and aliases, and which are loaded."""
-    return ModelsOut(
-        default_model=settings.default_model, models=[ModelOut.of(model) for model in host.models.values()]
-    )
+async def list_models(host: Host, board: Board, settings: CurrentSettings) -> ModelsOut:
+    """List the models of the registry, their versions and aliases, and how each stands in every worker."""
+    own = WorkerOut.of(host)
+    workers = await run_in_threadpool(board.read, own)
+    return ModelsOut(default_model=settings.default_model, models=own.models, workers=workers)
 
 
 @router.get("/{ref}", response_model_exclude_none=True, responses=problems(404, 422))
-async def show_model(ref: str, host: Host, settings: CurrentSettings) -> VersionDetail:
+async def show_model(ref: str, host: Host) -> VersionDetail:
     """Show a version: labels, input contract, metrics, engine, card."""
     parsed = ModelRef.parse(ref)
     version = host.find(parsed)
-    folder = Registry(settings.registry).folder(parsed.name, version.number)
-    manifest = version.stored.manifest if version.stored else await run_in_threadpool(read_manifest, folder)
-    card = await run_in_threadpool(read_card, folder)
+    manifest = await host.manifest(parsed.name, version)
+    card = ""
+    if CARD in manifest.files:
+        path = await run_in_threadpool(host.registry.file, parsed.name, version.number, CARD)
+        card = await run_in_threadpool(path.read_text, encoding="utf-8", errors="replace")
     return VersionDetail.describe(host.models[parsed.name], version, manifest, card)
 
 
 @router.get("/{ref}/report/{file}", response_class=FileResponse, responses=problems(404, 422))
-async def show_report(ref: str, file: str, host: Host, settings: CurrentSettings) -> FileResponse:
+async def show_report(ref: str, file: str, host: Host) -> FileResponse:
     """Give a file of a version's report; `index.html` is the report as one page."""
     parsed = ModelRef.parse(ref)
-    number = host.find(parsed).number
-    folder = Registry(settings.registry).folder(parsed.name, number)
-    manifest = await run_in_threadpool(read_manifest, folder)
+    version = host.find(parsed)
+    manifest = await host.manifest(parsed.name, version)
     name = f"{REPORT}/{file}"
     if name not in manifest.files:
         known = ", ".join(listed.removeprefix(f"{REPORT}/") for listed in manifest.files if listed.startswith(REPORT))
         raise ReportNotFound(
-            f"the report of {parsed.name}:{number} has no {file!r}; it has {known or 'no file at all'}"
+            f"the report of {parsed.name}:{version.number} has no {file!r}; it has {known or 'no file at all'}"
         )
-    return FileResponse(folder / name)
+    return FileResponse(await run_in_threadpool(host.registry.file, parsed.name, version.number, name))

@@ -4,12 +4,12 @@ from fastapi import APIRouter, Request, Response
 
 from model.errors import InvalidImage
 from model.types import ModelRef
-from service.dependencies import CurrentSettings, Host, Options
-from service.hosting import Answers, ClassifiedImage, ServedModel
+from service.dependencies import CurrentSettings, Host, Options, Shadows
 from service.middleware import record_of
 from service.openapi import PREDICTION
 from service.problems import problem_of
 from service.schemas import ImageOut, PredictionOut, PredictResponse, ResultOut
+from service.served import Answers, ClassifiedImage, ServedModel
 from service.uploads import read_uploads
 
 router = APIRouter(tags=["predictions"])
@@ -17,30 +17,40 @@ router = APIRouter(tags=["predictions"])
 
 @router.post("/v1/predict", **PREDICTION)
 async def predict_with_default_model(
-    request: Request, options: Options, host: Host, settings: CurrentSettings
+    request: Request, options: Options, host: Host, shadows: Shadows, settings: CurrentSettings
 ) -> Response:
     """Classify images with the default model."""
-    return await predict(request, settings.default_model, options, host, settings)
+    return await predict(
+        request, settings.default_model, options=options, host=host, shadows=shadows, settings=settings
+    )
 
 
 @router.post("/v1/models/{ref}/predict", **PREDICTION)
-async def predict(request: Request, ref: str, options: Options, host: Host, settings: CurrentSettings) -> Response:
+async def predict(
+    request: Request, ref: str, *, options: Options, host: Host, shadows: Shadows, settings: CurrentSettings
+) -> Response:
     """Classify images with the model `name`, `name:3` or `name@alias`."""
-    served = host.ready(ModelRef.parse(ref))
+    asked = ModelRef.parse(ref)
+    host.find(asked)  # what is not there is told before the body is read
     record = record_of(request.scope)
-    record.model, record.version = served.version.name, str(served.version.number)
+    record.model = asked.name
     uploads = await read_uploads(request, settings.max_images_per_request)
     record.images = len(uploads)
-    answers = await served.predict(uploads, options.timeout_ms)
-    match answers.results:
-        case [InvalidImage() as error]:
-            raise error  # the only image's fault is the request's
-    body = PredictResponse(
-        model=served.version.name,
-        version=served.version.number,
-        calibrated=served.classifier.manifest.calibration.calibrated,
-        results=[_result(served, result, options.top_k) for result in answers.results],
-    )
+    caller = request.headers.get(host.canary_header(asked.name), "")
+    version = host.route(asked, caller, record.request_id)
+    record.version = str(version.number)
+    async with host.lease(asked.name, version) as served:
+        answers = await served.predict(uploads, options.timeout_ms)
+        match answers.results:
+            case [InvalidImage() as error]:
+                raise error  # the only image's fault is the request's
+        body = PredictResponse(
+            model=served.version.name,
+            version=served.version.number,
+            calibrated=served.classifier.manifest.calibration.calibrated,
+            results=[_result(served, result, options.top_k) for result in answers.results],
+        )
+        shadows.offer(asked, served, uploads, answers, record.request_id)
     return Response(
         body.model_dump_json(exclude_none=True),
         media_type="application/json",

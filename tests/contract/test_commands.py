@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import MANIFEST, NETWORK
-from model.registry import Registry, StoredVersion
+from model.registry import Registry
 from tests.command import hubel
 from tests.fakes import encode, noise
-from tests.unit.model.test_registry import publish_again
 
 
 @pytest.fixture
@@ -40,28 +38,6 @@ def test_predict_tells_of_a_bad_image_and_goes_on(published_tiny: Path, picture:
     assert second["predictions"]
 
 
-def test_models_are_listed_shown_and_promoted(tiny_root: Path, tiny: StoredVersion) -> None:
-    publish_again(Registry(tiny_root), tiny)
-    rows = json.loads(hubel("models", "list", "--json", "--registry", tiny_root).stdout)
-    assert [(row["version"], row["aliases"]) for row in rows] == [(1, ["production"]), (2, [])]
-    assert "tiny" in hubel("models", "list", "--registry", tiny_root).stdout
-    assert "tiny network" in hubel("models", "show", "tiny", "--registry", tiny_root).stdout
-    manifest = json.loads(hubel("models", "show", "tiny:2", "--json", "--registry", tiny_root).stdout)
-    assert manifest["labels"] == ["ant", "bee", "cow"]
-    promoted = hubel("models", "promote", "tiny:2", "--registry", tiny_root)
-    assert promoted.stdout == "tiny@production is now version 2\n"
-    assert Registry(tiny_root).state("tiny").aliases == {"production": 2}
-
-
-def test_a_broken_version_does_not_hide_the_others(tiny_root: Path, tiny: StoredVersion) -> None:
-    second = publish_again(Registry(tiny_root), tiny)
-    (second.folder / MANIFEST).write_text("{}")
-    result = hubel("models", "list", "--json", "--registry", tiny_root)
-    first, broken = json.loads(result.stdout)
-    assert (result.returncode, first["error"], first["architecture"]) == (1, "", "classic")
-    assert "manifest.json is not a manifest" in broken["error"]
-
-
 def test_setup_gives_production_to_a_model_that_lost_it(tiny_root: Path) -> None:
     for name in ("imagenet", "digits"):
         shutil.copytree(tiny_root / "tiny", tiny_root / name)
@@ -76,15 +52,6 @@ def test_a_misspelt_variable_stops_every_command(published_tiny: Path) -> None:
         2,
         "hubel: HUBEL_REGISTY is not a setting: did you mean HUBEL_REGISTRY?\n",
     )
-
-
-def test_a_version_that_does_not_load_is_not_promoted(tiny_root: Path, tiny: StoredVersion) -> None:
-    second = publish_again(Registry(tiny_root), tiny)
-    (second.folder / NETWORK).write_bytes(b"broken")
-    result = hubel("models", "promote", "tiny:2", "--registry", tiny_root)
-    assert result.returncode == 2
-    assert NETWORK in result.stderr
-    assert Registry(tiny_root).state("tiny").aliases == {"production": 1}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model.classifier import Classifier
 from model.preprocessing import Pixels
-from service import hosting
+from service import hosting, served
 from tests.asgi import assert_problem, running
 from tests.fakes import encode, noise
 from tests.unit.model.test_preprocessing import bomb
@@ -265,13 +265,13 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     published_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = asyncio.Event()
-    run_batch = hosting.ServedModel._run_batch
+    run_batch = served.ServedModel._run_batch
 
-    async def slow(self: hosting.ServedModel, images: list[Pixels]) -> object:
+    async def slow(self: served.ServedModel, images: list[Pixels]) -> object:
         await release.wait()
         return await run_batch(self, images)
 
-    monkeypatch.setattr(hosting.ServedModel, "_run_batch", slow)
+    monkeypatch.setattr(served.ServedModel, "_run_batch", slow)
     async with running(published_tiny, max_queue_size=4, max_images_per_request=4) as client:
         waiting = asyncio.create_task(client.post(PREDICT, files=form(IMAGE, IMAGE, IMAGE)))
         await asyncio.sleep(0.2)
@@ -286,11 +286,11 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
 
 
 async def test_no_answer_in_time_is_a_timeout(published_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stuck(self: hosting.ServedModel, images: list[Pixels]) -> object:
+    async def stuck(self: served.ServedModel, images: list[Pixels]) -> object:
         await asyncio.sleep(60)
         raise AssertionError
 
-    monkeypatch.setattr(hosting.ServedModel, "_run_batch", stuck)
+    monkeypatch.setattr(served.ServedModel, "_run_batch", stuck)
     async with running(published_tiny, request_timeout_ms=100) as client:
         for parameters, limit, setting in (
             ({"timeout_ms": 20}, "timeout_ms", None),
@@ -325,7 +325,7 @@ async def test_what_nobody_foresaw_is_a_problem_too(
     def broken(*_: object) -> object:
         raise RuntimeError("the secret cause")
 
-    monkeypatch.setattr(hosting.ModelHost, "ready", broken)
+    monkeypatch.setattr(hosting.ModelHost, "route", broken)
     async with running(published_tiny) as client:
         answer = await client.post(PREDICT, content=IMAGE)
     body = assert_problem(answer, 500, "internal-error")

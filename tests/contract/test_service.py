@@ -64,13 +64,6 @@ async def test_a_version_tells_its_labels_input_and_card(tiny_root: Path, tiny: 
     assert (stored["version"], stored["state"], stored["labels"]) == (2, "stored", body["labels"])
 
 
-async def test_a_version_that_no_alias_means_says_how_it_gets_loaded(tiny_root: Path, tiny: StoredVersion) -> None:
-    publish_again(Registry(tiny_root), tiny)
-    async with running(tiny_root) as client:
-        answer = await client.post("/v1/models/tiny:2/predict", content=IMAGE)
-    assert_problem(answer, 503, "model-not-ready", "hubel models promote tiny:2")
-
-
 async def test_a_ready_service_says_so(published_tiny: Path) -> None:
     async with running(published_tiny) as client:
         assert (await client.get("/livez")).json() == {"live": True}
@@ -151,7 +144,8 @@ async def test_an_alias_of_a_version_that_is_gone_is_told(tiny_root: Path) -> No
     (tiny_root / "tiny" / "state.json").write_text('{"aliases": {"production": 4}}')
     async with running(tiny_root) as client:
         answer = await client.post(PREDICT, content=IMAGE)
-    assert_problem(answer, 404, "version-not-found", "alias 'production' of model 'tiny' means version 4")
+        assert "model 'tiny' has no version 4; it has 1" in (await client.get("/health")).text
+    assert_problem(answer, 503, "model-not-ready", "tiny:4 could not be loaded")
 
 
 async def test_a_card_that_is_no_text_is_shown_as_far_as_it_can_be(tiny_root: Path) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from safetensors import SafetensorError
 
-from model.errors import RegistryUnavailable
+from model.errors import AliasNotMoved, RegistryUnavailable
 from model.registry import Registry, StoredVersion
 from model.types import check_alias
 from training.errors import Interrupted
@@ -30,13 +30,7 @@ def check_destination(store: Registry, name: str, alias: str | None) -> None:
         check_alias(alias)
     with store.staging(name):
         pass
-    forget_empty(store, name)
-
-
-def forget_empty(store: Registry, name: str) -> None:
-    """Let a model without a version leave no folder behind."""
-    with suppress(OSError):  # it is not empty
-        (store.root / name).rmdir()
+    store.forget_empty(name)
 
 
 def require_torch(command: str) -> None:
@@ -75,9 +69,11 @@ def publish_release(store: Registry, release: "Release", alias: str | None, othe
     try:
         with Console().status(f"exporting and checking {release.name}"):
             version = publish(store, release, alias)
-    except (OSError, SafetensorError) as error:
+    except AliasNotMoved:
+        raise
+    except (OSError, SafetensorError, RegistryUnavailable) as error:
         raise RegistryUnavailable(
-            f"the version cannot be written into {store.root.absolute()}: {error}; nothing was published{otherwise}"
+            f"the version cannot be written into {store.address}: {error}; nothing was published{otherwise}"
         ) from error
     announce(store, version)
 

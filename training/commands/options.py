@@ -14,7 +14,9 @@ of_network = partial(typer.Option, rich_help_panel="Network")
 of_recipe = partial(typer.Option, rich_help_panel="Recipe")
 of_run = partial(typer.Option, rich_help_panel="Run")
 
-RegistryOption = Annotated[Path, typer.Option("--registry", envvar=ROOT_VARIABLE, help="Folder of the model registry.")]
+RegistryOption = Annotated[
+    str, typer.Option("--registry", envvar=ROOT_VARIABLE, help="Folder of the model registry, or an address as s3://...")
+]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name in the registry; the data's own by default.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 AliasOption = Annotated[str | None, typer.Option("--alias", help="Alias to move to the new version.")]

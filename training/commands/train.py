@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from model.registry import DEFAULT_ROOT, Registry
-from training.commands.finishing import check_destination, forget_empty, publish_release, require_torch, stoppable
+from training.commands.finishing import check_destination, publish_release, require_torch, stoppable
 from training.commands.options import (
     AliasOption,
     LabelColumnOption,
@@ -162,4 +162,4 @@ def train_and_publish(
             finally:
                 if group.leads:
                     folder.clear_scratch()
-                    forget_empty(store, name)
+                    store.forget_empty(name)

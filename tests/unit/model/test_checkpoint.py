@@ -11,13 +11,12 @@ from model.checkpoint import (
     WEIGHTS,
     Golden,
     read_golden,
-    read_manifest,
     verify_files,
     write_golden,
     write_manifest,
 )
 from model.errors import CorruptCheckpoint
-from model.registry import StoredVersion
+from model.registry import Registry, StoredVersion
 
 
 def test_golden_values_of_any_memory_layout_come_back_as_they_were(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_a_manifest_that_is_not_understood_says_where(
     path = tiny.folder / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CorruptCheckpoint, match=message) as caught:
-        read_manifest(tiny.folder)
+        Registry(tiny.folder.parent.parent).manifest(tiny.name, tiny.number)
     assert str(path) in str(caught.value)
 
 
@@ -83,7 +82,7 @@ def test_a_manifest_that_is_not_understood_says_where(
 def test_a_file_that_is_no_manifest_is_refused(content: bytes, tiny: StoredVersion) -> None:
     (tiny.folder / MANIFEST).write_bytes(content)
     with pytest.raises(CorruptCheckpoint, match=r"manifest\.json"):
-        read_manifest(tiny.folder)
+        Registry(tiny.folder.parent.parent).manifest(tiny.name, tiny.number)
 
 
 def test_golden_values_that_are_no_safetensors_are_refused(tiny: StoredVersion) -> None:

@@ -1,4 +1,3 @@
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,15 +14,7 @@ from model.errors import (
 )
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
-
-
-def publish_again(registry: Registry, version: StoredVersion, alias: str | None = None) -> StoredVersion:
-    """Publish a copy of a version's files as the next version."""
-    with registry.staging(version.name) as folder:
-        for path in version.folder.iterdir():
-            if path.name != MANIFEST:
-                shutil.copy(path, folder)
-        return registry.publish(folder, version.manifest, alias)
+from tests.publishers import publish_again as publish_again  # noqa: PLC0414 - other tests take it from here
 
 
 def test_versions_are_numbered_and_the_first_becomes_production(tiny_root: Path, tiny: StoredVersion) -> None:

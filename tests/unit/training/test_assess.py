@@ -205,10 +205,10 @@ def test_a_version_that_does_not_load_at_its_new_temperature_is_not_published(
 ) -> None:
     found = assess(tiny, gathered(write_photos(tmp_path / "photos"), tiny, calibrate=True), display())
 
-    def refuse(*_: object) -> Classifier:
+    def refuse(*_: object) -> float:
         raise GoldenMismatch("the engine differs")
 
-    monkeypatch.setattr(recalibrate, "load_classifier", refuse)
+    monkeypatch.setattr(recalibrate, "check_staged", refuse)
     with pytest.raises(GoldenMismatch):
         publish_calibrated(Registry(tiny_root), found)
     assert Registry(tiny_root).numbers("tiny") == [1]

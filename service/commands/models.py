@@ -1,0 +1,262 @@
+"""`hubel models`: what is in the registry, and what is wanted of it."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from model.errors import ModelError
+from model.registry import DEFAULT_ROOT, Registry
+from model.state import Canary, PromotionRule, Shadow, State, Traffic
+from model.types import PRODUCTION, ModelRef
+from service.commands.options import RegistryOption
+from service.commands.tables import make_table
+from service.settings import load_settings
+
+_FAILED = 1
+_SHARE = 10.0  # percent, where none is given
+
+NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
+AliasOption = Annotated[str, typer.Option(help="The alias to move.")]
+
+models_app = typer.Typer(help="List, show, promote, compare and remove versions.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """List the models, their versions and their aliases."""
+    store = Registry(registry)
+    rows = [_describe(store, name, number) for name in store.names() for number in store.numbers(name)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_versions(rows)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(_FAILED)
+
+
+def _print_versions(rows: list[dict[str, Any]]) -> None:
+    table = make_table("model", "version", "aliases", "architecture", "accuracy", "created")
+    for row in rows:
+        accuracy = row["metrics"].get("test_accuracy")
+        table.add_row(
+            row["model"],
+            str(row["version"]),
+            ", ".join(row["aliases"]),
+            Text(row["error"], style="red") if row["error"] else row["architecture"],
+            f"{accuracy:.4f}" if accuracy is not None else "",
+            row["created"][: len("2026-01-31")],
+        )
+    Console().print(table)
+
+
+def _describe(store: Registry, name: str, number: int) -> dict[str, Any]:
+    """Return a version's row; what cannot be read of it is its `error`."""
+    row: dict[str, Any] = {
+        "model": name, "version": number, "aliases": [], "architecture": "", "classes": 0, "created": "", "metrics": {},
+        "error": "",
+    }  # fmt: skip
+    try:
+        aliases = store.state(name).aliases
+        row["aliases"] = sorted(alias for alias, target in aliases.items() if target == number)
+        manifest = store.manifest(name, number)
+    except ModelError as error:
+        return {**row, "error": str(error)}
+    return {
+        **row,
+        "architecture": manifest.architecture.name,
+        "classes": len(manifest.labels),
+        "created": manifest.provenance.created.isoformat(),
+        "metrics": manifest.metrics,
+    }
+
+
+@models_app.command("show")
+def show_model(
+    ref: Annotated[str, typer.Argument(help="name, name:3 or name@alias")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Show a version's card, or its manifest with --json."""
+    from rich.markdown import Markdown
+
+    from model.checkpoint import read_card
+
+    version = Registry(registry).version(ModelRef.parse(ref))
+    if as_json:
+        print(version.manifest.model_dump_json(indent=1))
+        return
+    console = Console()
+    console.print(f"{version} in {version.folder}")
+    console.print(Markdown(read_card(version.folder)))
+
+
+@models_app.command("promote")
+def promote(
+    ref: Annotated[str, typer.Argument(help="name, name:3 or name@alias")],
+    alias: AliasOption = PRODUCTION,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Let an alias mean a version, after loading the version and checking its golden outputs."""
+    store = Registry(registry)
+    number = store.resolve(ModelRef.parse(ref))
+    name = ModelRef.parse(ref).name
+    store.state(name).with_alias(alias, number)  # what will be refused is not loaded first
+    _check_loads(store, name, number)
+    store.change(name, lambda state: state.with_alias(alias, number))
+    typer.echo(f"{name}@{alias} is now version {number}")
+
+
+@models_app.command("rollback")
+def roll_back(
+    name: NameArgument,
+    alias: AliasOption = PRODUCTION,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Let an alias mean again what it meant before, after loading that version."""
+    store = Registry(registry)
+    store.numbers(name)
+    number = store.state(name).rolled_back_to_previous(alias).aliases[alias]
+    _check_loads(store, name, number)
+    store.change(name, lambda state: state.rolled_back_to_previous(alias, to=number))
+    typer.echo(f"{name}@{alias} is version {number} again")
+
+
+@models_app.command("remove")
+def remove(
+    ref: Annotated[str, typer.Argument(help="name:3")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Remove a version that no alias and no traffic needs; its number is never given again."""
+    parsed = ModelRef.parse(ref)
+    store = Registry(registry)
+    number = store.resolve(parsed)
+    if not yes:
+        typer.confirm(f"remove {parsed.name}:{number} from {store.address} for good?", abort=True)
+    store.remove(ModelRef(parsed.name, version=number))
+    typer.echo(f"{parsed.name}:{number} is removed")
+
+
+@models_app.command("traffic")
+def divide_traffic(
+    name: NameArgument,
+    *,
+    canary: Annotated[int | None, typer.Option(min=1, help="Version that answers a share of the requests.")] = None,
+    percent: Annotated[
+        float | None, typer.Option(min=0, max=100, help=f"The canary's share.  [default: {_SHARE:g}]")
+    ] = None,
+    header: Annotated[
+        str, typer.Option(help="Header whose value decides the side; without it the request's id does.")
+    ] = Canary.model_fields["header"].default,
+    max_error_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of 5xx answers with which the canary is taken out.")
+    ] = Canary.model_fields["max_error_rate"].default,
+    max_latency_ratio: Annotated[
+        float, typer.Option(min=1, help="How many times the mean time of production it may take.")
+    ] = Canary.model_fields["max_latency_ratio"].default,
+    shadow: Annotated[int | None, typer.Option(min=1, help="Version that is asked as well, unnoticed.")] = None,
+    shadow_percent: Annotated[
+        float | None, typer.Option(min=0, max=100, help=f"The shadow's share.  [default: {_SHARE:g}]")
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="Take canary and shadow out first.")] = False,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Give a share of the requests for production to a canary, or copies of them to a shadow; show both."""
+    if (percent is not None and canary is None) or (shadow_percent is not None and shadow is None):
+        raise typer.BadParameter(
+            "a share needs its version: --percent goes with --canary, --shadow-percent with --shadow"
+        )
+    store = Registry(registry)
+    store.numbers(name)
+    changes: dict[str, Canary | Shadow] = {}
+    with _told_as_usage():
+        if canary is not None:
+            changes["canary"] = Canary(
+                version=canary,
+                percent=_SHARE if percent is None else percent,
+                header=header,
+                max_error_rate=max_error_rate,
+                max_latency_ratio=max_latency_ratio,
+            )
+        if shadow is not None:
+            changes["shadow"] = Shadow(version=shadow, percent=_SHARE if shadow_percent is None else shadow_percent)
+    for share in changes.values():
+        _check_loads(store, name, store.resolve(ModelRef(name, version=share.version)))
+
+    def divide(state: State) -> State:
+        kept = Traffic() if end else state.traffic
+        return state.with_traffic(kept.model_copy(update=changes))
+
+    state = store.change(name, divide) if changes or end else store.state(name)
+    typer.echo(f"production: version {state.aliases.get(PRODUCTION)}")
+    if (trial := state.traffic.canary) is not None:
+        typer.echo(f"canary: version {trial.version}, {trial.percent:g} % by {trial.header} or the request's id")
+    if (copy := state.traffic.shadow) is not None:
+        typer.echo(f"shadow: version {copy.version}, {copy.percent:g} %")
+    if (failed := state.rolled_back) is not None:
+        typer.echo(f"taken out at {failed.at:%Y-%m-%d %H:%M:%S}: version {failed.version}: {failed.reason}")
+
+
+@models_app.command("protect")
+def protect(
+    name: NameArgument,
+    min_agreement: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Agreement that 'hubel models diff' must have found.")
+    ] = None,
+    min_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Images that it must have looked at.  [default: {PromotionRule.model_fields['min_images'].default}]",
+        ),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Ask for nothing.")] = False,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Let production move only to versions that were compared with the one it means."""
+    if (min_agreement is None) != off or (off and min_images is not None):
+        raise typer.BadParameter("give --min-agreement, with or without --min-images, or --off")
+    rule = None
+    if min_agreement is not None:
+        with _told_as_usage():
+            rule = PromotionRule(min_agreement=min_agreement)
+            if min_images is not None:
+                rule = rule.model_copy(update={"min_images": min_images})
+    Registry(registry).set_promotion_rule(name, rule)
+    wanted = (
+        "no diff"
+        if rule is None
+        else f"a diff with an agreement of {rule.min_agreement:.1%} on {rule.min_images:,} images or more"
+    )
+    typer.echo(f"{name}@{PRODUCTION} asks for {wanted} before it moves")
+
+
+@contextmanager
+def _told_as_usage() -> Iterator[None]:
+    """Tell of a value that a record does not take as of any other option."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+        raise typer.BadParameter(f"{option}: {first['msg']}") from error
+
+
+def _check_loads(store: Registry, name: str, number: int) -> None:
+    """Load a version as the service would, golden outputs included."""
+    from model.classifier import load_classifier
+    from model.engines.selection import EngineChoice
+
+    settings = load_settings(os.environ)
+    version = store.version(ModelRef(name, version=number))
+    load_classifier(version, EngineChoice(settings.engine, settings.device, settings.compute_threads))

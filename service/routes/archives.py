@@ -1,0 +1,59 @@
+"""Versions as files: out of this registry, and into it. These routes exist only where an admin key is set."""
+
+import tempfile
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from model.archive import MEDIA_TYPE, SUFFIX, archive_blocks, read_archive
+from model.errors import CorruptCheckpoint, EngineUnavailable
+from model.types import ModelRef
+from service.dependencies import Host
+from service.errors import InvalidRequest
+from service.openapi import ARCHIVE, problems
+from service.schemas import PublishedOut
+from service.security import AdminRoute, bearer
+
+router = APIRouter(
+    prefix="/v1/models",
+    tags=["administration"],
+    route_class=AdminRoute,
+    dependencies=[Depends(bearer)],
+    responses=problems(401, 404, 422, 503),
+)
+
+
+@router.get("/{ref}/archive", response_class=StreamingResponse)
+async def export_version(ref: str, host: Host) -> StreamingResponse:
+    """Give a version as one file, which `POST /v1/models` and `hubel import` take."""
+    parsed = ModelRef.parse(ref)
+    number = host.find(parsed).number
+    version = await run_in_threadpool(host.registry.version, ModelRef(parsed.name, version=number))
+    name = f"{version.name}-{version.number}{SUFFIX}"
+    return StreamingResponse(
+        archive_blocks(version),
+        media_type=MEDIA_TYPE,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+@router.post("", status_code=201, **ARCHIVE)
+async def import_version(
+    request: Request,
+    host: Host,
+    name: Annotated[str | None, Query(description="Name of the model; the archive's own by default.")] = None,
+    alias: Annotated[str | None, Query(description="Alias to move to the new version.")] = None,
+) -> PublishedOut:
+    """Publish an archive, which is the body, as the next version of its model, after checking that it loads."""
+    with tempfile.TemporaryFile() as file:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        file.seek(0)
+        try:
+            version = await run_in_threadpool(read_archive, file, host.registry, name, alias)
+        except (CorruptCheckpoint, EngineUnavailable) as error:  # the sender's fault, not the registry's
+            raise InvalidRequest(f"the archive is refused: {error}") from error
+    await host.look()
+    return PublishedOut(model=version.name, version=version.number)

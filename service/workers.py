@@ -1,0 +1,60 @@
+"""What the workers of one service tell one another: how each stands, as a file in a folder that they share.
+
+A single process needs no folder, and is its own only worker.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from model.checkpoint import write_temporary
+from service.schemas import WorkerOut
+
+
+class WorkerBoard:
+    """The place where workers post how they stand."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._posted: WorkerOut | None = None
+
+    def post(self, worker: WorkerOut) -> None:
+        """Say how this process stands."""
+        if worker == self._posted:
+            return
+        if self._folder is not None:
+            write_temporary(self._folder, worker.model_dump_json()).replace(self._path(worker.pid))
+        self._posted = worker
+
+    def withdraw(self) -> None:
+        """Say no more of this process."""
+        if self._folder is not None:
+            self._path(os.getpid()).unlink(missing_ok=True)
+
+    def read(self, own: WorkerOut) -> list[WorkerOut]:
+        """Return how every worker that lives stands, this one (`own`) as it is now, by process number."""
+        others = [] if self._folder is None else [_read(path) for path in self._folder.glob("worker-*.json")]
+        alive = [worker for worker in others if worker is not None and worker.pid != own.pid and _lives(worker.pid)]
+        return sorted([own, *alive], key=lambda worker: worker.pid)
+
+    def _path(self, pid: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"worker-{pid}.json"
+
+
+def _read(path: Path) -> WorkerOut | None:
+    try:
+        return WorkerOut.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # it has just gone
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing: it asks whether the process is there
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""Making versions out of what others trained: checkpoints of torch, and networks in ONNX."""
