@@ -254,15 +254,16 @@ class Registry:
         self.numbers(name)
         self.change(name, lambda state: state.model_copy(update={"promotion": rule}))
 
-    def remove(self, ref: ModelRef) -> int:
+    def remove(self, ref: ModelRef, *, expected: str | None = None) -> int:
         """Take a version away for good, and return its number, which is never given again.
 
         Raises:
             ModelNotFound: there is no such model, version or alias.
             VersionInUse: an alias, the traffic or the list of what is loaded needs it.
+            StateConflict: the state has another tag than `expected`.
         """
         number = self.resolve(ref)
-        self.change(ref.name, lambda state: state.without_version(number))
+        self.change(ref.name, lambda state: state.without_version(number), expected=expected)
         self._store.remove(ref.name, number)
         return number
 

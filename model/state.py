@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.errors import (
     AliasNotFound,
     CorruptCheckpoint,
-    InvalidReference,
     NothingToRollBack,
     PromotionRefused,
     StateConflict,
@@ -39,7 +38,7 @@ class Canary(_Record):
         version: the number of the version on trial.
         percent: of the requests, 0 to 100.
         header: of a request; requests with the same value land on the same side. Without it the request's id decides.
-        max_error_rate: share of the canary's answers that may be 5xx.
+        max_error_rate: how much greater than that of `production` the share of its answers that are 5xx may be.
         max_latency_ratio: how many times the mean seconds of a request may be those of `production`.
         min_requests: answers that the canary must have given before it is judged.
     """
@@ -172,10 +171,10 @@ class State(_Record):
 
         Raises:
             AliasNotFound: there is none.
-            InvalidReference: it is `production`, which every model has.
+            VersionInUse: it is `production`, which every model has.
         """
         if alias == PRODUCTION:
-            raise InvalidReference(f"the alias {PRODUCTION!r} cannot be taken away: let it mean another version")
+            raise VersionInUse(f"the alias {PRODUCTION!r} cannot be taken away: let it mean another version")
         self._target(alias)
         aliases = {name: number for name, number in self.aliases.items() if name != alias}
         previous = {name: numbers for name, numbers in self.previous.items() if name != alias}
@@ -315,5 +314,5 @@ def parse_state(text: str | None, where: str) -> State:
 
 
 def write_state(state: State) -> str:
-    """Write a state as JSON; what has its default is left out."""
-    return state.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+    """Write a state as JSON, defaults too: they may be others one day."""
+    return state.model_dump_json(indent=1) + "\n"

@@ -61,6 +61,8 @@ class CanaryWatch:
         now = time.monotonic()
         latest = (now, totals.get(canary.version, Totals()), totals.get(production, Totals()))
         while len(trial.seen) > 1 and trial.seen[1][0] <= now - WINDOW_SECONDS:
+            if latest[1].since(trial.seen[1][1]).requests < canary.min_requests:
+                break  # where little is asked, the last minute is not enough
             trial.seen.popleft()
         trial.seen.append(latest)
         _, ours, theirs = trial.seen[0]

@@ -60,6 +60,7 @@ class HostedVersion:
     asked_for: bool = False  # loaded because a request needed it, and kept until the room is needed
     gone: bool = False  # no longer in the registry
     task: asyncio.Task[None] | None = None  # loads it, or drains it
+    waiting: int = 0  # requests that wait for it to be loaded
     failures: int = 0
     retry_at: float = 0.0
 
@@ -297,6 +298,8 @@ class ModelHost:
             _log.error("the registry is away, what is loaded goes on serving: %s", reason)
         elif self.reason and not reason:
             _log.info("the registry %s is back", self.registry.address)
+        if reason != self.reason:
+            self.changed.set()
         self.reason = reason
         self._metrics.registry_available.set(0 if reason else 1)
 
@@ -481,12 +484,21 @@ class ModelHost:
         if version.loading and not version.asked_for and not patient:
             raise ModelNotReady(f"{name} is being loaded; try again in a moment", retry_after_seconds=1)
         if version.task is not None and version.loading:
-            await asyncio.wait({version.task}, timeout=self._settings.request_timeout_ms / 1000)
+            await self._wait_for(name, version, version.task)
         if version.served is not None:
             return version.served
         if version.loading:
             raise ModelNotReady(f"{name} is still being loaded; try again in a moment", retry_after_seconds=1)
         raise ModelNotReady(f"{name} could not be loaded; GET /health says why")
+
+    async def _wait_for(self, name: str, version: HostedVersion, task: asyncio.Task[None]) -> None:
+        if version.waiting >= self._settings.max_queue_size:
+            raise ModelNotReady(f"{name} is being loaded, and many wait for it; try again", retry_after_seconds=1)
+        version.waiting += 1
+        try:
+            await asyncio.wait({task}, timeout=self._settings.request_timeout_ms / 1000)
+        finally:
+            version.waiting -= 1
 
     async def _try_manifest(self, model: HostedModel, version: HostedVersion) -> None:
         """Learn a version's size, so that there is room for it; loading will say what is wrong with it."""
@@ -548,18 +560,20 @@ class ModelHost:
         """Drop a version that is no longer in the registry, once nobody uses it."""
         if version.state is LoadState.READY:
             self._drain(model, version)
-        elif not version.takes_room:
-            del model.versions[version.number]
+        elif version.state in (LoadState.STORED, LoadState.FAILED):
+            model.versions.pop(version.number, None)
 
     async def _unload(self, model: HostedModel, version: HostedVersion) -> None:
         served = version.served
         assert served is not None
         await served.drain()
         version.served = None  # from here on nobody can lease it
+        self._metrics.ready.labels(model.name, str(version.number)).set(0)
         await served.unload()
         version.state = LoadState.STORED
-        self._metrics.ready.labels(model.name, str(version.number)).set(0)
         _log.info("%s:%s is unloaded", model.name, version.number)
+        if version.gone:
+            self._forget(model, version)
         self._settle()  # it may be wanted again by now
 
     def _versions(self) -> list[tuple[HostedModel, HostedVersion]]:

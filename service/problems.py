@@ -68,6 +68,7 @@ TABLE: dict[type[Exception], Row] = {
     service_errors.DeadlineExceeded: Row("deadline-exceeded", "No answer in time", 504),
     service_errors.ModelNotReady: Row("model-not-ready", "The model is not ready", 503),
 }
+_LONGEST_ECHO = 100  # characters of what a caller sent
 _OURS = "the server failed on this request; its log has the cause under this request's id"
 
 
@@ -126,7 +127,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     """Answer FastAPI's own finding that a parameter is wrong."""
     assert isinstance(error, RequestValidationError)
-    details = [f"{'.'.join(map(str, part['loc']))} is {part['input']!r}: {part['msg']}" for part in error.errors()]
+    details = [
+        f"{'.'.join(map(str, part['loc']))} is {repr(part['input'])[:_LONGEST_ECHO]}: {part['msg']}"
+        for part in error.errors()
+    ]
     problem = problem_of(service_errors.InvalidRequest("; ".join(details)))
     return problem_response(request, problem)
 

@@ -121,7 +121,8 @@ class ServedModel:
 
     async def drain(self) -> None:
         """Wait until no request holds it."""
-        await self._unused.wait()
+        while self._leases:
+            await self._unused.wait()
 
     async def close(self) -> None:
         """Stop serving; the engine's thread ends after the batch that it is in."""

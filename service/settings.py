@@ -27,6 +27,7 @@ from model.types import NAME_PATTERN, ModelRef
 from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
+_SECRET = frozenset({"admin_key"})
 EVERYTHING = "*"  # in the list of what is kept loaded
 Address = Annotated[str, BeforeValidator(str)]
 # What Kubernetes puts into every container beside a Service of the name "hubel".
@@ -121,6 +122,11 @@ class Settings(BaseModel):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("admin_key", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value  # files of secrets often end with a newline
+
     @field_validator("preload")
     @classmethod
     def _references(cls, text: str) -> str:
@@ -210,5 +216,6 @@ def _suggestion(field: str) -> str:
 def _explain(error: dict[str, object]) -> str:
     location = error["loc"]
     if isinstance(location, tuple) and location:
-        return f"{variable_of(str(location[0]))} is {error['input']!r}: {error['msg']}"
+        given = "not allowed" if location[0] in _SECRET else repr(error["input"])
+        return f"{variable_of(str(location[0]))} is {given}: {error['msg']}"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -36,6 +36,8 @@ class ShadowCaller:
         share = model.wanted.traffic.shadow if model is not None and ref.alias == PRODUCTION else None
         if model is None or share is None or share.version == served.version.number:
             return
+        if served.version.number != model.aliases.get(PRODUCTION):  # the canary has answered
+            return
         if not falls_to(share.percent, ref.name, share.version, request_id, "shadow"):
             return
         shadow = model.share(share.version)

@@ -29,6 +29,11 @@ class Totals:
         )
 
     @property
+    def error_rate(self) -> float:
+        """Share of the answers that were a 5xx, 0 without one."""
+        return self.failed / self.requests if self.requests else 0.0
+
+    @property
     def mean_seconds(self) -> float:
         """Seconds that a request took, 0 without one."""
         return self.seconds / self.requests if self.requests else 0.0
@@ -51,15 +56,16 @@ def falls_to(percent: float, model: str, version: int, who: str, purpose: str) -
 def judge(canary: Canary, canary_totals: Totals, production_totals: Totals) -> str:
     """Return why a canary has failed; nothing while it has not.
 
-    Its latency is compared with that of `production` in the same time, once both have answered enough.
+    It is compared with `production` in the same time, so that what hits both (short time limits of callers, a full
+    queue) is not held against it; its latency only once both have answered enough.
     """
     if canary_totals.requests < canary.min_requests:
         return ""
-    rate = canary_totals.failed / canary_totals.requests
-    if rate > canary.max_error_rate:
+    rate, usual = canary_totals.error_rate, production_totals.error_rate
+    if rate > canary.max_error_rate + usual:
         return (
-            f"{rate:.1%} of its last {canary_totals.requests:.0f} answers were errors; "
-            f"max_error_rate is {canary.max_error_rate:.1%}"
+            f"{rate:.1%} of its last {canary_totals.requests:.0f} answers were errors, of those of production "
+            f"{usual:.1%}; max_error_rate is {canary.max_error_rate:.1%} more"
         )
     if production_totals.requests < canary.min_requests:
         return ""

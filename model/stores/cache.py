@@ -224,7 +224,9 @@ def default_cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubel"
     except RuntimeError as error:
-        raise RegistryUnavailable(f"there is no home folder for a cache: name a folder with {CACHE_VARIABLE}") from error
+        raise RegistryUnavailable(
+            f"there is no home folder for a cache: name a folder with {CACHE_VARIABLE}"
+        ) from error
 
 
 def folder_name(address: str) -> str:

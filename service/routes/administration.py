@@ -27,6 +27,7 @@ router = APIRouter(
     responses=problems(401, 404, 409, 412, 422, 503),
 )
 
+_PRODUCTION = RollbackIn()
 Expected = Annotated[str | None, Header(alias="If-Match", description="The state's ETag, as it was read.")]
 
 
@@ -58,8 +59,10 @@ async def drop_alias(name: str, alias: str, host: Host, response: Response, expe
 
 
 @router.post("/{name}/rollback")
-async def roll_back(name: str, body: RollbackIn, host: Host, response: Response, expected: Expected = None) -> State:
-    """Let an alias mean again what it meant before."""
+async def roll_back(
+    name: str, host: Host, response: Response, body: RollbackIn = _PRODUCTION, expected: Expected = None
+) -> State:
+    """Let an alias mean again what it meant before; without a body, `production`."""
     await _learn(host, name)
     before = await run_in_threadpool(host.state, name)
     number = before.rolled_back_to_previous(body.alias).aliases[body.alias]
@@ -99,12 +102,12 @@ async def unload(ref: str, host: Host, expected: Expected = None) -> VersionOut:
 
 
 @router.delete("/{ref}", status_code=204)
-async def remove(ref: str, host: Host) -> None:
+async def remove(ref: str, host: Host, expected: Expected = None) -> None:
     """Remove a version that nothing needs from the registry; its number is never given again."""
     parsed = ModelRef.parse(ref)
     await _learn(host, parsed.name, parsed.version)
     host.find(parsed)
-    await run_in_threadpool(host.registry.remove, parsed)
+    await run_in_threadpool(host.registry.remove, parsed, expected=_tag(expected))
     await host.look()
 
 

@@ -56,4 +56,6 @@ async def import_version(
         except (CorruptCheckpoint, EngineUnavailable) as error:  # the sender's fault, not the registry's
             raise InvalidRequest(f"the archive is refused: {error}") from error
     await host.look()
+    if host.find(ModelRef(version.name, version=version.number)).loading:  # an alias means it
+        await host.load(version.name, version.number)
     return PublishedOut(model=version.name, version=version.number)

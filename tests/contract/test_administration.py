@@ -280,7 +280,7 @@ async def test_an_alias_is_dropped_and_production_is_not(registry: Registry) -> 
         assert_problem(await client.get(f"{TINY}@trial"), 404, "alias-not-found")
         assert_problem(await client.delete(f"{TINY}/aliases/trial"), 404, "alias-not-found", "there is production")
         refused = await client.delete(f"{TINY}/aliases/production")
-        assert_problem(refused, refused.status_code, "invalid-reference", "cannot be taken away")
+        assert_problem(refused, 409, "version-in-use", "cannot be taken away")
         assert await answering(client) == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from model.archive import archive_blocks
 from model.checkpoint import NETWORK
 from model.registry import Registry, StoredVersion
-from tests.command import hubel
+from tests.inside import hubel
 
 
 def test_a_version_is_exported_whole_and_never_over_a_file_without_force(

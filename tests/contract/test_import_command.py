@@ -9,7 +9,8 @@ import torchvision
 
 from model.archive import write_archive
 from model.registry import Registry, StoredVersion
-from tests.command import hubel
+from tests import command
+from tests.inside import hubel
 from tests.unit.training.test_imports_onnx import write_network
 
 
@@ -31,9 +32,9 @@ def test_an_archive_is_imported_without_torch_and_answers(
     path = tmp_path / "any.name"
     write_archive(tiny, path)
     root = tmp_path / "elsewhere"
-    result = hubel("import", path, "--registry", root, PYTHONPATH=no_torch)
+    result = command.hubel("import", path, "--registry", root, PYTHONPATH=no_torch)
     assert (result.returncode, result.stdout) == (0, "published tiny:1 (production)\n")
-    result = hubel("import", path, "--name", "other", "--alias", "canary", "--registry", root, PYTHONPATH=no_torch)
+    result = hubel("import", path, "--name", "other", "--alias", "canary", "--registry", root)
     assert result.stdout == "published other:1 (canary, production)\n"
     photo = pytestconfig.rootpath / "docs" / "cat.jpg"
     answers = [
@@ -91,16 +92,17 @@ def test_what_cannot_be_imported_is_said(tmp_path: Path, arguments: list[str], w
 
 def test_a_checkpoint_without_torch_names_the_line_to_type(tmp_path: Path, no_torch: str) -> None:
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    result = hubel("import", tmp_path / "weights.pth", "--registry", tmp_path / "registry", PYTHONPATH=no_torch)
+    arguments = ("import", tmp_path / "weights.pth", "--registry", tmp_path / "registry")
+    result = command.hubel(*arguments, PYTHONPATH=no_torch)
     assert (result.returncode, "pip install 'hubel[torch]'" in result.stderr) == (2, True)
 
 
-@pytest.mark.extra  # what trains is loaded and a network exported, twice: 30 seconds
 def test_a_checkpoint_is_imported_and_a_pickle_is_not(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), tmp_path / "weights.pth")
-    torch.save(torchvision.models.resnet18(num_classes=2), tmp_path / "whole.pth")
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    torch.save(network, tmp_path / "whole.pth")
     (tmp_path / "labels.txt").write_text("ant\nbee\n")
-    options = ["--arch", "resnet18", "--labels", "labels.txt", "--size", "64", "--registry", "registry"]
+    options = ["--arch", "squeezenet1_1", "--labels", "labels.txt", "--size", "64", "--registry", "registry"]
     result = hubel("import", "weights.pth", *options, cwd=tmp_path)
     assert result.stdout.splitlines()[1] == "published weights:1 (production)"
     photo = pytestconfig.rootpath / "docs" / "cat.jpg"

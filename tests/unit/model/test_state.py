@@ -95,7 +95,7 @@ def test_an_alias_that_comes_back_has_no_past() -> None:
 
 
 def test_production_cannot_be_taken_away() -> None:
-    with pytest.raises(InvalidReference, match="'production' cannot be taken away"):
+    with pytest.raises(VersionInUse, match="'production' cannot be taken away"):
         after(1).without_alias("production")
 
 
@@ -346,9 +346,9 @@ def test_a_state_is_read_as_it_was_written(state: State) -> None:
     assert parse_state(write_state(state), "here") == state
 
 
-def test_what_has_its_default_is_not_written() -> None:
-    assert json.loads(write_state(after(1))) == {"aliases": {"production": 1}}
-    assert json.loads(write_state(protected()))["promotion"] == {"min_agreement": 0.9}
+def test_defaults_are_written_so_that_other_ones_later_change_no_rule() -> None:
+    assert json.loads(write_state(protected()))["promotion"] == {"min_agreement": 0.9, "min_images": 20}
+    assert json.loads(write_state(State()))["load"] == []
 
 
 def test_a_model_of_which_nothing_was_said_has_an_empty_state() -> None:

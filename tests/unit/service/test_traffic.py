@@ -59,7 +59,13 @@ def test_another_version_or_model_has_other_callers() -> None:
         (Totals(100, 0, 1), Totals(100, 0, 1), ""),
         (Totals(9, 9, 0.1), Totals(100, 0, 1), ""),  # too few to judge
         (Totals(10, 1, 0.1), Totals(100, 0, 1), ""),  # at the bound
-        (Totals(100, 11, 1), Totals(100, 0, 1), "11.0% of its last 100 answers were errors; max_error_rate is 10.0%"),
+        (
+            Totals(100, 11, 1),
+            Totals(100, 0, 1),
+            "11.0% of its last 100 answers were errors, of those of production 0.0%",
+        ),
+        (Totals(100, 15, 1), Totals(100, 5, 1), ""),  # at the bound above what production has
+        (Totals(100, 16, 1), Totals(100, 5, 1), "of those of production 5.0%; max_error_rate is 10.0% more"),
         (Totals(10, 2, 0.1), Totals(), "20.0% of its last 10 answers"),  # errors need no production to compare with
         (Totals(100, 0, 2), Totals(100, 0, 1), ""),  # at the bound
         (Totals(100, 0, 2.1), Totals(100, 0, 1), "took 21.0 ms a request, production 10.0 ms; max_latency_ratio is 2"),
