@@ -11,7 +11,7 @@ from model.errors import ModelError
 from model.registry import Registry
 from model.state import Canary, State
 from model.types import PRODUCTION
-from service.hosting import HostedModel
+from service.hosted import HostedModel
 from service.metrics import Metrics
 from service.traffic import Totals, judge
 

@@ -10,23 +10,18 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
 
-import numpy as np
-
-from model.checkpoint import WEIGHTS
-from model.classifier import Classifier, load_classifier
-from model.engines.selection import EngineChoice
-from model.errors import Limit, ModelError, ModelNotFound, RegistryUnavailable, VersionNotFound
+from model.errors import ModelError, ModelNotFound, RegistryUnavailable, VersionNotFound
 from model.manifest import Manifest
-from model.registry import ModelSnapshot, Registry, StoredVersion, check_version, resolve_alias
+from model.registry import ModelSnapshot, Registry, check_version, resolve_alias
 from model.state import State
 from model.types import PRODUCTION, ModelRef
-from service.errors import ModelNotReady, NoRoom
+from service.errors import ModelNotReady
+from service.hosted import HostedModel, HostedVersion, LoadState
+from service.loading import Loader
 from service.metrics import Metrics
+from service.room import choose_leaving
 from service.served import ServedModel
 from service.settings import Settings
 from service.traffic import falls_to
@@ -34,79 +29,6 @@ from service.traffic import falls_to
 _log = logging.getLogger(__name__)
 
 _FIRST_LOOK_SECONDS = 5.0
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 5.0, 300.0
-
-
-class LoadState(StrEnum):
-    """Where a version stands in this process."""
-
-    STORED = "stored"
-    LOADING = "loading"
-    WARMING = "warming"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
-
-
-@dataclass
-class HostedVersion:
-    """A version of the registry and where it stands here; `reason` says why it failed."""
-
-    number: int
-    state: LoadState = LoadState.STORED
-    manifest: Manifest | None = None
-    reason: str = ""
-    served: ServedModel | None = None
-    asked_for: bool = False  # loaded because a request needed it, and kept until the room is needed
-    gone: bool = False  # no longer in the registry
-    task: asyncio.Task[None] | None = None  # loads it, or drains it
-    waiting: int = 0  # requests that wait for it to be loaded
-    failures: int = 0
-    retry_at: float = 0.0
-
-    @property
-    def loading(self) -> bool:
-        """Whether it is on its way to be ready."""
-        return self.state in (LoadState.LOADING, LoadState.WARMING)
-
-    @property
-    def takes_room(self) -> bool:
-        """Whether it counts among the loaded ones."""
-        return self.loading or self.served is not None
-
-    @property
-    def takes_back(self) -> bool:
-        """Whether it is about to go, and could still stay."""
-        return self.state is LoadState.DRAINING and self.served is not None
-
-    @property
-    def size(self) -> int:
-        """Bytes of its weights; 0 while they are not known."""
-        return self.manifest.files[WEIGHTS].bytes if self.manifest is not None else 0
-
-
-@dataclass
-class HostedModel:
-    """A model of the registry.
-
-    Attributes:
-        name: the model's name.
-        wanted: what the registry says.
-        aliases: the versions that the aliases mean here: those wanted, or those before while these are not loaded.
-        versions: every version that is known, by number.
-        reason: why the registry's word on it cannot be understood.
-    """
-
-    name: str
-    wanted: State = field(default_factory=State)
-    aliases: dict[str, int] = field(default_factory=dict)
-    versions: dict[int, HostedVersion] = field(default_factory=dict)
-    reason: str = ""
-
-    def share(self, number: int | None) -> ServedModel | None:
-        """Return a version that has a share of the traffic, if it is loaded."""
-        version = self.versions.get(number or 0)
-        return version.served if version is not None and version.state is LoadState.READY else None
 
 
 class ModelHost:
@@ -121,27 +43,25 @@ class ModelHost:
         self._default = ModelRef.parse(settings.default_model)
         self._awaited = list(dict.fromkeys([self._default, *settings.preloaded]))
         self._metrics = metrics
-        self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="decode")
-        self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
+        self._loader = Loader(registry, settings, metrics, self._version_changed)
         self._looking = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._first_look: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Look at the registry, and begin to load what is wanted; a slow registry is not waited for."""
-        look = self._spawn(self.look())
-        await asyncio.wait({look}, timeout=_FIRST_LOOK_SECONDS)
+        self._first_look = asyncio.get_running_loop().create_task(self.look())
+        await asyncio.wait({self._first_look}, timeout=_FIRST_LOOK_SECONDS)
         if lacking := self._lacking():
             _log.warning("not ready: %s", lacking)
 
     async def close(self) -> None:
         """Stop loading and serving."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for _, version in self._versions():
+        if self._first_look is not None:
+            self._first_look.cancel()
+        await self._loader.close()
+        for version in self._versions():
             if version.served is not None:
                 await version.served.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def look(self) -> None:
         """Read what the registry has and wants, and set about it."""
@@ -188,9 +108,9 @@ class ModelHost:
         canary = self.models[ref.name].wanted.traffic.canary
         if canary is None or ref.alias != PRODUCTION:
             return version
-        share = self.models[ref.name].share(canary.version)
-        if share and falls_to(canary.percent, ref.name, canary.version, header or request_id, "canary"):
-            return self.models[ref.name].versions[canary.version]
+        trial = self.models[ref.name].ready(canary.version)
+        if trial and falls_to(canary.percent, ref.name, canary.version, header or request_id, "canary"):
+            return trial
         return version
 
     def canary_header(self, name: str) -> str:
@@ -200,7 +120,7 @@ class ModelHost:
         return canary.header if canary else ""
 
     @asynccontextmanager
-    async def lease(self, name: str, version: HostedVersion) -> AsyncIterator[ServedModel]:
+    async def lease(self, version: HostedVersion) -> AsyncIterator[ServedModel]:
         """Hold a version for a request, loading it first where nobody keeps it loaded.
 
         Raises:
@@ -209,7 +129,7 @@ class ModelHost:
         """
         served = version.served
         if served is None or version.state is LoadState.DRAINING:
-            served = await self._load_for_request(self.models[name], version)
+            served = await self._load_for_request(version)
         with served.lease():
             yield served
 
@@ -221,7 +141,7 @@ class ModelHost:
             ModelNotReady: it cannot be loaded.
         """
         version = self.find(ModelRef(name, version=number))
-        await self._load_for_request(self.models[name], version, patient=True)
+        await self._load_for_request(version, patient=True)
         return version
 
     def check_known(self, name: str) -> None:
@@ -242,14 +162,14 @@ class ModelHost:
         self.check_known(name)
         return self.registry.state(name)
 
-    async def manifest(self, name: str, version: HostedVersion) -> Manifest:
+    async def manifest(self, version: HostedVersion) -> Manifest:
         """Return a version's manifest.
 
         Raises:
             CorruptCheckpoint: it cannot be read or is not a manifest.
         """
         if version.manifest is None:
-            version.manifest = await asyncio.to_thread(self.registry.manifest, name, version.number)
+            version.manifest = await asyncio.to_thread(self.registry.manifest, version.name, version.number)
         return version.manifest
 
     def unload(self, name: str, number: int) -> None:
@@ -271,7 +191,7 @@ class ModelHost:
                 continue
             if version.state is not LoadState.READY:
                 reason = f": {version.reason}" if version.reason else ""
-                waiting.append(f"{ref.name}:{version.number}: {version.state}{reason}")
+                waiting.append(f"{version}: {version.state}{reason}")
         return waiting
 
     def _model(self, name: str) -> HostedModel:
@@ -306,6 +226,7 @@ class ModelHost:
     # ---- what is wanted
 
     def _take_over(self, found: dict[str, ModelSnapshot]) -> None:
+        """Note what the registry has and wants, and settle."""
         for name, snapshot in found.items():
             model = self.models.setdefault(name, HostedModel(name))
             if snapshot.reason and snapshot.reason != model.reason:
@@ -314,286 +235,122 @@ class ModelHost:
             if snapshot.state is not None:
                 model.wanted = snapshot.state
             # A listing may be older than what an alias means: the version's own files decide.
-            there = {*snapshot.numbers, *model.wanted.wanted()} - {*model.wanted.removed}
-            for number in sorted(there - model.versions.keys()):
-                model.versions[number] = HostedVersion(number)
-            for version in list(model.versions.values()):
-                version.gone = version.number not in there
-                if version.gone:
-                    self._forget(model, version)
+            self._know(model, {*snapshot.numbers, *model.wanted.wanted()} - {*model.wanted.removed})
         for name in self.models.keys() - found.keys():
-            self.models[name].wanted = State()
-            self.models[name].aliases = {}
-            for version in list(self.models[name].versions.values()):
-                version.gone = True
-                self._forget(self.models[name], version)
-            if not self.models[name].versions:
+            model = self.models[name]
+            model.wanted = State()
+            self._know(model, set())
+            if not model.versions:
                 del self.models[name]
         self._settle()
+
+    def _know(self, model: HostedModel, there: set[int]) -> None:
+        """Learn which versions there are; those that are gone are forgotten once nobody uses them."""
+        for number in sorted(there - model.versions.keys()):
+            model.versions[number] = HostedVersion(model.name, number)
+        for version in list(model.versions.values()):
+            version.gone = version.number not in there
+            if version.gone and version.state in (LoadState.STORED, LoadState.FAILED):
+                del model.versions[version.number]
 
     def _settle(self) -> None:
         """Switch aliases to what is ready, load what is to be loaded, let go of what nobody needs."""
         for model in self.models.values():
-            _switch(model)
-            self._load_companions(model)
+            model.switch()
+            for version in model.companions():
+                if version.state is LoadState.STORED:
+                    version.asked_for = True
+                    self._loader.load(version)
         kept = self._kept()
-        now = time.monotonic()
-        for model, version in self._versions():
-            if (model.name, version.number) in kept:
-                version.asked_for = False
-                if version.takes_back:
-                    self._take_back(version)
-                elif version.state is LoadState.STORED or (
-                    version.state is LoadState.FAILED and now >= version.retry_at
-                ):
-                    self._begin_to_load(model, version)
-            elif version.state is LoadState.READY and not version.asked_for:
-                self._drain(model, version)
+        for version in kept:
+            version.asked_for = False
+            if version.leaving:
+                self._loader.take_back(version)
+            elif version.state is LoadState.STORED or _may_be_tried_again(version):
+                self._loader.load(version)
+        for version in self._versions():
+            if version.state is LoadState.READY and version not in kept and (version.gone or not version.asked_for):
+                self._loader.drain(version)
             if version.state is LoadState.FAILED:
-                self._metrics.failed.labels(model.name, str(version.number)).set((model.name, version.number) in kept)
+                self._metrics.failed.labels(*version.labels).set(version in kept)
         self.changed.set()
 
-    def _kept(self) -> set[tuple[str, int]]:
-        """Return the versions that are to be loaded without being asked for, as far as there is room.
+    def _kept(self) -> dict[HostedVersion, None]:
+        """Return the versions that are to be loaded without being asked for, the most important first.
 
-        What serves, or has a share of the traffic, stays while its successor is loaded beside it.
+        As far as there is room; but what serves stays while its successor is loaded beside it.
         """
-        numbers: dict[tuple[str, int], None] = {}
+        wanted: dict[HostedVersion, None] = {}
         for ref in self._awaited:
-            for number in self._meant(ref):
-                numbers[ref.name, number] = None
+            wanted.update(dict.fromkeys(self._meant(ref)))
         if self._settings.preloads_everything:
             for model in self.models.values():
-                numbers.update(dict.fromkeys((model.name, number) for number in sorted(model.wanted.wanted())))
-        limit = self._settings.max_loaded_models or len(numbers)
-        kept = set(list(numbers)[:limit])
+                for number in sorted(model.wanted.wanted() & model.versions.keys()):
+                    wanted[model.versions[number]] = None
+        kept = dict.fromkeys(list(wanted)[: self._settings.max_loaded_models or None])
         for model in self.models.values():
-            for alias, number in model.aliases.items():
-                version = model.versions.get(number)
-                target = model.wanted.aliases.get(alias, number)
-                if target != number and version is not None and version.served is not None:
-                    kept |= {(model.name, number), (model.name, target)}
+            kept.update(dict.fromkeys(model.changing()))
         return kept
 
-    def _load_companions(self, model: HostedModel) -> None:
-        """Where `production` was loaded for a request, load what has a share of its traffic as well."""
-        production = model.versions.get(model.aliases.get(PRODUCTION, 0))
-        if production is None or production.served is None or not production.asked_for:
-            return
-        for number in {model.wanted.aliases[PRODUCTION], *model.wanted.traffic.versions()} & model.versions.keys():
-            version = model.versions[number]
-            if version.state is LoadState.STORED:
-                version.asked_for = True
-                self._begin_to_load(model, version)
-
-    def _meant(self, ref: ModelRef) -> list[int]:
+    def _meant(self, ref: ModelRef) -> list[HostedVersion]:
         """Return the versions that requests with this reference may reach."""
         model = self.models.get(ref.name)
         if model is None:
             return []
-        if ref.version is not None:
-            return [ref.version] if ref.version in model.versions else []
-        number = model.wanted.aliases.get(ref.alias or PRODUCTION)
-        shares = sorted(model.wanted.traffic.versions()) if ref.alias == PRODUCTION else []
-        return [each for each in (number, *shares) if each in model.versions]
+        numbers = [ref.version or model.wanted.aliases.get(ref.alias or PRODUCTION)]
+        if ref.alias == PRODUCTION:
+            numbers += sorted(model.wanted.traffic.versions())
+        return [model.versions[number] for number in numbers if number in model.versions]
 
-    # ---- loading
-
-    def _begin_to_load(self, model: HostedModel, version: HostedVersion) -> None:
-        version.state, version.reason = LoadState.LOADING, ""
-        version.task = self._spawn(self._load(model, version))
-
-    async def _load(self, model: HostedModel, version: HostedVersion) -> None:
-        """Load a version in a thread of its own, which then is the engine's."""
-        loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{model.name}-{version.number}")
-        self._metrics.ready.labels(model.name, str(version.number)).set(0)
-        started = time.monotonic()
-        try:
-            stored, classifier = await loop.run_in_executor(thread, self._open, model.name, version.number)
-            version.state = LoadState.WARMING
-            self.changed.set()
-            await loop.run_in_executor(thread, self._warm_up, classifier)
-        except asyncio.CancelledError:
-            thread.shutdown(wait=False)
-            version.state = LoadState.STORED
-            raise
-        except Exception as error:  # whatever is wrong with one version must not keep the others from serving
-            thread.shutdown(wait=False)
-            self._note_failure(model, version, error)
-        else:
-            version.manifest = stored.manifest
-            version.served = ServedModel(
-                stored,
-                classifier,
-                engine_thread=thread,
-                decoders=self._decoders,
-                settings=self._settings,
-                metrics=self._metrics.for_model(model.name, version.number),
-            )
-            version.state, version.failures = LoadState.READY, 0
-            self._metrics.ready.labels(model.name, str(version.number)).set(1)
-            self._metrics.failed.labels(model.name, str(version.number)).set(0)
-            _log.info(
-                "%s:%s is ready: %s on %s, loaded in %.2f s",
-                model.name, version.number, classifier.engine.name, classifier.engine.device,
-                time.monotonic() - started,
-            )  # fmt: skip
+    def _version_changed(self, version: HostedVersion) -> None:
+        """Settle again, since a version is ready, has failed or is unloaded."""
+        if version.gone and version.state in (LoadState.STORED, LoadState.FAILED):
+            self.models[version.name].versions.pop(version.number, None)
         self._settle()
 
-    def _open(self, name: str, number: int) -> tuple[StoredVersion, Classifier]:
-        stored = self.registry.version(ModelRef(name, version=number))
-        return stored, load_classifier(stored, self._choice)
+    # ---- what a request names
 
-    def _warm_up(self, classifier: Classifier) -> None:
-        """Run the smallest and the largest batch, so that no request pays for what a first one costs."""
-        for count in (1, self._settings.max_batch_size):
-            classifier.classify(np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8))
-
-    def _note_failure(self, model: HostedModel, version: HostedVersion, error: Exception) -> None:
-        version.state, version.reason = LoadState.FAILED, str(error)
-        wait = min(_LAST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2**version.failures)
-        version.failures += 1
-        version.retry_at = time.monotonic() + wait
-        self._metrics.load_failures.labels(model.name, str(version.number), type(error).__name__).inc()
-        _log.error(
-            "%s:%s could not be loaded: %s", model.name, version.number, error,
-            exc_info=not isinstance(error, ModelError),
-        )  # fmt: skip
-
-    async def _load_for_request(
-        self, model: HostedModel, version: HostedVersion, *, patient: bool = False
-    ) -> ServedModel:
+    async def _load_for_request(self, version: HostedVersion, *, patient: bool = False) -> ServedModel:
         """Load a version because it was named, and wait for it; `patient` waits for what is loading anyway."""
-        name = f"{model.name}:{version.number}"
         if version.state is LoadState.STORED:
-            await self._try_manifest(model, version)
-        if version.gone:
-            raise VersionNotFound(f"{name} was removed")
-        if version.takes_back:
-            self._take_back(version)
-            version.asked_for = True
-        elif version.state is LoadState.DRAINING and version.task is not None:
+            with suppress(ModelError):  # it is for the size; loading will say what is wrong
+                await self.manifest(version)
+        elif version.state is LoadState.DRAINING and not version.leaving and version.task is not None:
             await asyncio.wait({version.task})
-        if version.state is LoadState.FAILED and (patient or time.monotonic() >= version.retry_at):
-            version.state = LoadState.STORED
-        if version.state is LoadState.STORED:
-            self._make_room(name, version.size)
+        if version.gone:
+            raise VersionNotFound(f"{version} was removed")
+        if version.leaving:
+            self._loader.take_back(version)
             version.asked_for = True
-            self._begin_to_load(model, version)
-        if version.loading and not version.asked_for and not patient:
-            raise ModelNotReady(f"{name} is being loaded; try again in a moment", retry_after_seconds=1)
-        if version.task is not None and version.loading:
-            await self._wait_for(name, version, version.task)
-        if version.served is not None:
-            return version.served
+        elif version.state is LoadState.STORED or _may_be_tried_again(version, now=patient):
+            for other in choose_leaving(self._versions(), version, self._kept(), self._settings):
+                self._loader.drain(other)
+            version.asked_for = True
+            self._loader.load(version)
         if version.loading:
-            raise ModelNotReady(f"{name} is still being loaded; try again in a moment", retry_after_seconds=1)
-        raise ModelNotReady(f"{name} could not be loaded; GET /health says why")
+            await self._wait_for(version, patient=patient)
+        if version.served is None:
+            raise ModelNotReady(f"{version} could not be loaded; GET /health says why")
+        return version.served
 
-    async def _wait_for(self, name: str, version: HostedVersion, task: asyncio.Task[None]) -> None:
+    async def _wait_for(self, version: HostedVersion, *, patient: bool) -> None:
+        """Wait for a version that is being loaded, in a bounded crowd, as long as a request may take."""
+        if not version.asked_for and not patient:
+            raise ModelNotReady(f"{version} is being loaded; try again in a moment", retry_after_seconds=1)
         if version.waiting >= self._settings.max_queue_size:
-            raise ModelNotReady(f"{name} is being loaded, and many wait for it; try again", retry_after_seconds=1)
+            raise ModelNotReady(f"{version} is being loaded, and many wait for it; try again", retry_after_seconds=1)
+        assert version.task is not None
         version.waiting += 1
         try:
-            await asyncio.wait({task}, timeout=self._settings.request_timeout_ms / 1000)
+            await asyncio.wait({version.task}, timeout=self._settings.request_timeout_ms / 1000)
         finally:
             version.waiting -= 1
+        if version.loading:
+            raise ModelNotReady(f"{version} is still being loaded; try again in a moment", retry_after_seconds=1)
 
-    async def _try_manifest(self, model: HostedModel, version: HostedVersion) -> None:
-        """Learn a version's size, so that there is room for it; loading will say what is wrong with it."""
-        with suppress(ModelError):
-            await self.manifest(model.name, version)
-
-    def _make_room(self, name: str, size: int) -> None:
-        """Let go of versions that were asked for, the least recently used first, until one more fits.
-
-        Raises:
-            NoRoom: too much of what is loaded is in use or wanted.
-        """
-        kept = self._kept()
-        loaded = [version for _, version in self._versions() if version.takes_room and not version.takes_back]
-        spare = [
-            (version.served.last_used, model, version)
-            for model, version in self._versions()
-            if version.served is not None
-            and version.state is LoadState.READY
-            and not version.served.in_use
-            and (model.name, version.number) not in kept
-        ]
-        spare.sort(key=lambda each: each[0])
-        going: list[tuple[HostedModel, HostedVersion]] = []
-        while limit := self._limit_reached(loaded, size):
-            if not spare:
-                raise NoRoom(
-                    f"{name} is not loaded, and there is no room for it: what is loaded is in use or kept loaded",
-                    limit,
-                )
-            _, model, version = spare.pop(0)
-            loaded.remove(version)
-            going.append((model, version))
-        for model, version in going:
-            self._drain(model, version)
-
-    def _limit_reached(self, loaded: list[HostedVersion], size: int) -> Limit | None:
-        """Return the limit that one more version, of `size` bytes of weights, would pass."""
-        count, total = self._settings.max_loaded_models, self._settings.max_loaded_bytes
-        if count and len(loaded) >= count:
-            return Limit("max_loaded_models", count)
-        if total and sum(version.size for version in loaded) + size > total:
-            return Limit("max_loaded_bytes", total)
-        return None
-
-    # ---- letting go
-
-    def _drain(self, model: HostedModel, version: HostedVersion) -> None:
-        version.state, version.asked_for = LoadState.DRAINING, False
-        version.task = self._spawn(self._unload(model, version))
-
-    def _take_back(self, version: HostedVersion) -> None:
-        """Serve on with a version that was to go."""
-        if version.task is not None:
-            version.task.cancel()
-        version.state = LoadState.READY
-
-    def _forget(self, model: HostedModel, version: HostedVersion) -> None:
-        """Drop a version that is no longer in the registry, once nobody uses it."""
-        if version.state is LoadState.READY:
-            self._drain(model, version)
-        elif version.state in (LoadState.STORED, LoadState.FAILED):
-            model.versions.pop(version.number, None)
-
-    async def _unload(self, model: HostedModel, version: HostedVersion) -> None:
-        served = version.served
-        assert served is not None
-        await served.drain()
-        version.served = None  # from here on nobody can lease it
-        self._metrics.ready.labels(model.name, str(version.number)).set(0)
-        await served.unload()
-        version.state = LoadState.STORED
-        _log.info("%s:%s is unloaded", model.name, version.number)
-        if version.gone:
-            self._forget(model, version)
-        self._settle()  # it may be wanted again by now
-
-    def _versions(self) -> list[tuple[HostedModel, HostedVersion]]:
-        return [(model, version) for model in self.models.values() for version in model.versions.values()]
-
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _versions(self) -> list[HostedVersion]:
+        return [version for model in self.models.values() for version in model.versions.values()]
 
 
-def _switch(model: HostedModel) -> None:
-    """Let each alias mean what is wanted as soon as that is loaded; until then, what it meant before."""
-    for alias, target in model.wanted.aliases.items():
-        current = model.versions.get(model.aliases.get(alias, 0))
-        if model.share(target) is None and current is not None and current.state is LoadState.READY:
-            continue
-        if model.aliases.get(alias) != target and model.share(target) is not None:
-            _log.info("%s@%s is version %s now", model.name, alias, target)
-        model.aliases[alias] = target
-    for alias in model.aliases.keys() - model.wanted.aliases.keys():
-        del model.aliases[alias]
+def _may_be_tried_again(version: HostedVersion, *, now: bool = False) -> bool:
+    return version.state is LoadState.FAILED and (now or time.monotonic() >= version.retry_at)

@@ -10,7 +10,8 @@ from model.manifest import Architecture, Calibration, Manifest
 from model.preprocessing import ImageFacts, Preprocessing
 from model.state import RolledBack, Traffic
 from model.types import PRODUCTION, Prediction
-from service.hosting import HostedModel, HostedVersion, LoadState, ModelHost
+from service.hosted import HostedModel, HostedVersion, LoadState
+from service.hosting import ModelHost
 
 
 class Problem(BaseModel):

@@ -40,7 +40,8 @@ class ShadowCaller:
             return
         if not falls_to(share.percent, ref.name, share.version, request_id, "shadow"):
             return
-        shadow = model.share(share.version)
+        version = model.ready(share.version)
+        shadow = version.served if version is not None else None
         if shadow is None:
             self._drop(ref.name, share.version, "not loaded")
         elif len(uploads) > self._max_images:

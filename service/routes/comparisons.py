@@ -39,7 +39,7 @@ async def compare(
     refs = ModelRef.parse(ref), ModelRef.parse(candidate)
     versions = [host.find(each) for each in refs]
     uploads = await read_uploads(request, settings.max_images_per_request)
-    async with host.lease(refs[0].name, versions[0]) as one, host.lease(refs[1].name, versions[1]) as other:
+    async with host.lease(versions[0]) as one, host.lease(versions[1]) as other:
         asked = [(await served.predict(uploads, None)).results for served in (one, other)]
         pairs = [
             (index, PredictionOut.of(one.classifier.top(ours.probabilities, 1)[0]),

@@ -27,7 +27,7 @@ async def show_model(ref: str, host: Host) -> VersionDetail:
     """Show a version: labels, input contract, metrics, engine, card."""
     parsed = ModelRef.parse(ref)
     version = host.find(parsed)
-    manifest = await host.manifest(parsed.name, version)
+    manifest = await host.manifest(version)
     card = ""
     if CARD in manifest.files:
         path = await run_in_threadpool(host.registry.file, parsed.name, version.number, CARD)
@@ -40,7 +40,7 @@ async def show_report(ref: str, file: str, host: Host) -> FileResponse:
     """Give a file of a version's report; `index.html` is the report as one page."""
     parsed = ModelRef.parse(ref)
     version = host.find(parsed)
-    manifest = await host.manifest(parsed.name, version)
+    manifest = await host.manifest(version)
     name = f"{REPORT}/{file}"
     if name not in manifest.files:
         known = ", ".join(listed.removeprefix(f"{REPORT}/") for listed in manifest.files if listed.startswith(REPORT))

@@ -39,7 +39,7 @@ async def predict(
     caller = request.headers.get(host.canary_header(asked.name), "")
     version = host.route(asked, caller, record.request_id)
     record.version = str(version.number)
-    async with host.lease(asked.name, version) as served:
+    async with host.lease(version) as served:
         answers = await served.predict(uploads, options.timeout_ms)
         match answers.results:
             case [InvalidImage() as error]:

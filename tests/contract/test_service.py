@@ -17,7 +17,7 @@ from model.checkpoint import WEIGHTS
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
 from model.registry import Registry, StoredVersion
-from service import hosting
+from service import loading
 from tests.asgi import assert_problem, running
 from tests.fakes import encode, noise, reported_release
 from tests.unit.model.test_registry import publish_again
@@ -81,7 +81,7 @@ async def test_a_service_that_loads_is_alive_but_not_ready(
         go_on.wait(30)
         return load_classifier(version, choice)
 
-    monkeypatch.setattr(hosting, "load_classifier", slow)
+    monkeypatch.setattr(loading, "load_classifier", slow)
     async with running(published_tiny, wait=False) as client:
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")

@@ -18,7 +18,7 @@ from model.engines.selection import EngineChoice
 from model.manifest import parse_manifest, write_manifest_text
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
-from service import hosting
+from service import loading
 from tests.asgi import assert_problem, running
 from tests.contract.test_service import metric_values
 from tests.fakes import encode, noise, tiny_release
@@ -135,7 +135,7 @@ async def test_a_version_that_fails_stays_out_and_the_old_one_serves_on(
 async def test_a_repaired_version_is_taken_after_all(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosting, "_FIRST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(loading, "FIRST_RETRY_SECONDS", 0.1)
     path = tiny_root / "tiny" / "2" / NETWORK
     sound = path.read_bytes()
     path.write_bytes(b"broken")
@@ -301,7 +301,7 @@ async def test_readiness_names_everything_that_it_waits_for(
             go_on.wait(DEADLINE_SECONDS)
         return load_classifier(version, choice)
 
-    monkeypatch.setattr(hosting, "load_classifier", slow)
+    monkeypatch.setattr(loading, "load_classifier", slow)
     async with running(tiny_root, wait=False, preload="tiny:2, nobody", **SOON) as client:
         await until(stand(client, v1="ready"))
         waiting = (await client.get("/readyz")).json()["waiting_for"]

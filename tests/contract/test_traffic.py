@@ -17,7 +17,7 @@ from model.preprocessing import Pixels
 from model.registry import Registry, StoredVersion
 from model.state import Canary, Shadow, Traffic
 from model.types import ModelRef
-from service import hosting
+from service import loading
 from service.traffic import falls_to
 from tests.asgi import metric_values, running, until
 from tests.fakes import encode, noise
@@ -61,7 +61,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[int, Telling]:
             raise CorruptCheckpoint("it is broken")
         return Classifier(version.manifest, engines[version.number])
 
-    monkeypatch.setattr(hosting, "load_classifier", load)
+    monkeypatch.setattr(loading, "load_classifier", load)
     return engines
 
 

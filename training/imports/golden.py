@@ -15,7 +15,7 @@ def golden_photos(preprocessing: Preprocessing) -> Pixels:
     prepared = []
     for photo in load_sample_images().images:
         file = io.BytesIO()
-        Image.fromarray(photo).save(file, "PNG")
+        Image.fromarray(photo).save(file, "PNG", compress_level=0)
         pixels = prepare_image(file.getvalue(), preprocessing, ImageLimits()).pixels
         prepared += [pixels, pixels[:, ::-1]]
     return np.ascontiguousarray(np.stack(prepared))

@@ -12,7 +12,7 @@ from model.registry import Registry, StoredVersion
 from model.state import Canary, Shadow, State, Traffic
 from service import canary as canary_module
 from service.canary import WINDOW_SECONDS, CanaryWatch
-from service.hosting import HostedModel
+from service.hosted import HostedModel
 from service.metrics import Metrics
 from tests.publishers import publish_again
 

@@ -1,0 +1,140 @@
+"""Bringing versions in and taking them out again, each with a thread of its own. Does not decide which."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from model.classifier import Classifier, load_classifier
+from model.engines.selection import EngineChoice
+from model.errors import ModelError
+from model.registry import Registry, StoredVersion
+from model.types import ModelRef
+from service.hosted import HostedVersion, LoadState
+from service.metrics import Metrics
+from service.served import ServedModel
+from service.settings import Settings
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
+_AT_ONCE = 2  # more would only share the cores, and add up their memory
+
+_log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Loads, drains and unloads versions."""
+
+    def __init__(
+        self, registry: Registry, settings: Settings, metrics: Metrics, on_change: Callable[[HostedVersion], None]
+    ) -> None:
+        """Make a loader; `on_change` is called when a version has come to another state by itself."""
+        self._registry = registry
+        self._settings = settings
+        self._metrics = metrics
+        self._on_change = on_change
+        self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
+        self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="decode")
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def load(self, version: HostedVersion) -> None:
+        """Begin to load a stored version, or one that has failed."""
+        version.state, version.reason = LoadState.LOADING, ""
+        version.task = self._spawn(self._load(version))
+
+    def drain(self, version: HostedVersion) -> None:
+        """Unload a ready version once no request holds it."""
+        version.state, version.asked_for = LoadState.DRAINING, False
+        version.task = self._spawn(self._unload(version))
+
+    def take_back(self, version: HostedVersion) -> None:
+        """Serve on with a version that is leaving."""
+        if version.task is not None:
+            version.task.cancel()
+        version.state = LoadState.READY
+
+    async def close(self) -> None:
+        """Stop loading and draining."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    async def _load(self, version: HostedVersion) -> None:
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{version.name}-{version.number}")
+        self._metrics.ready.labels(*version.labels).set(0)
+        try:
+            async with self._turns:
+                await self._load_in(thread, version)
+        except asyncio.CancelledError:
+            thread.shutdown(wait=False)
+            version.state = LoadState.STORED
+            raise
+        except Exception as error:  # whatever is wrong with one version must not keep the others from serving
+            thread.shutdown(wait=False)
+            self._note_failure(version, error)
+        self._on_change(version)
+
+    async def _load_in(self, thread: ThreadPoolExecutor, version: HostedVersion) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        stored, classifier = await loop.run_in_executor(thread, self._open, version)
+        version.manifest = stored.manifest
+        version.state = LoadState.WARMING
+        self._on_change(version)
+        await loop.run_in_executor(thread, self._warm_up, classifier)
+        version.served = ServedModel(
+            stored,
+            classifier,
+            engine_thread=thread,
+            decoders=self._decoders,
+            settings=self._settings,
+            metrics=self._metrics.for_model(version.name, version.number),
+        )
+        version.state, version.failures = LoadState.READY, 0
+        self._metrics.ready.labels(*version.labels).set(1)
+        self._metrics.failed.labels(*version.labels).set(0)
+        engine, seconds = classifier.engine, time.monotonic() - started
+        _log.info("%s is ready: %s on %s, loaded in %.2f s", version, engine.name, engine.device, seconds)
+
+    def _open(self, version: HostedVersion) -> tuple[StoredVersion, Classifier]:
+        stored = self._registry.version(ModelRef(version.name, version=version.number))
+        return stored, load_classifier(stored, self._choice)
+
+    def _warm_up(self, classifier: Classifier) -> None:
+        """Run the smallest and the largest batch, so that no request pays for what a first one costs."""
+        for count in (1, self._settings.max_batch_size):
+            classifier.classify(np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8))
+
+    def _note_failure(self, version: HostedVersion, error: Exception) -> None:
+        version.state, version.reason = LoadState.FAILED, str(error) or type(error).__name__
+        version.retry_at = time.monotonic() + min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**version.failures)
+        version.failures = min(version.failures + 1, 16)
+        self._metrics.load_failures.labels(*version.labels, type(error).__name__).inc()
+        _log.error("%s could not be loaded: %s", version, error, exc_info=not isinstance(error, ModelError))
+
+    async def _unload(self, version: HostedVersion) -> None:
+        served = version.served
+        assert served is not None
+        await served.drain()
+        version.served = None  # from here on nobody can lease it
+        self._metrics.ready.labels(*version.labels).set(0)
+        await served.unload()
+        version.state = LoadState.STORED
+        _log.info("%s is unloaded", version)
+        self._on_change(version)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("loading or unloading failed unforeseen", exc_info=error)
