@@ -15,7 +15,8 @@ of_recipe = partial(typer.Option, rich_help_panel="Recipe")
 of_run = partial(typer.Option, rich_help_panel="Run")
 
 RegistryOption = Annotated[
-    str, typer.Option("--registry", envvar=ROOT_VARIABLE, help="Folder of the model registry, or an address as s3://...")
+    str,
+    typer.Option("--registry", envvar=ROOT_VARIABLE, help="Folder of the model registry, or an address as s3://..."),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name in the registry; the data's own by default.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
