@@ -47,11 +47,21 @@ def check_name(text: str, what: str = "a model") -> None:
     Raises:
         InvalidReference: it may not.
     """
-    if re.fullmatch(NAME_PATTERN, text) is None:
+    if not is_name(text):
         raise InvalidReference(
             f"{text!r} cannot be the name of {what}: use 1 to 64 lower-case letters, digits, '.', '_' and '-', "
             "beginning with a letter or a digit"
         )
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` may name a model."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def is_version_number(text: str) -> bool:
+    """Say whether `text` is a version's number, as folders are called by it."""
+    return re.fullmatch(r"[1-9][0-9]{0,8}", text) is not None
 
 
 def check_alias(text: str) -> None:

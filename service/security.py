@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
 from service.errors import Unauthorized
+from service.openapi import problems
 from service.settings import Settings
 
 bearer = HTTPBearer(auto_error=False, description="HUBEL_ADMIN_KEY")
@@ -28,6 +29,21 @@ class AdminRoute(APIRoute):
             return await answer(request)
 
         return answer_admin
+
+
+def admin_router(*statuses: int) -> APIRouter:
+    """Make a router of routes about models that ask for the admin key.
+
+    Args:
+        statuses: of the problems that the routes may answer with, beside 401.
+    """
+    return APIRouter(
+        prefix="/v1/models",
+        tags=["administration"],
+        route_class=AdminRoute,
+        dependencies=[Depends(bearer)],  # for the document: it is the route that checks
+        responses=problems(401, *statuses),
+    )
 
 
 def check_key(key: SecretStr | None, given: HTTPAuthorizationCredentials | None) -> None:

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.checkpoint import MANIFEST, STATE, sync, write_temporary
-from model.errors import CorruptCheckpoint, InvalidReference, RegistryMissing, RegistryUnavailable, VersionNotFound
+from model.errors import CorruptCheckpoint, RegistryMissing, RegistryUnavailable, VersionNotFound
 from model.manifest import FileRecord
 from model.stores.base import StateChange
-from model.types import check_name
+from model.types import is_name, is_version_number
 
 _LOCK = ".lock"
 _STAGING, _REMOVED = ".staging-", ".removed-"
@@ -151,13 +151,13 @@ class LocalStore:
 
     def _listed(self, name: str) -> list[int]:
         """Return the numbers of the versions that exist; none where the folder is not a model's."""
-        if not _is_name(name):
+        if not is_name(name):
             return []
         try:
             entries = list((self.root / name).iterdir())
         except OSError:
             return []
-        return sorted(int(path.name) for path in entries if path.name.isdecimal() and _is_file(path / MANIFEST))
+        return sorted(int(path.name) for path in entries if is_version_number(path.name) and _is_file(path / MANIFEST))
 
     def _read(self, path: Path) -> str:
         try:
@@ -167,7 +167,7 @@ class LocalStore:
 
     def _rename_to_next_number(self, staged: Path, home: Path, above: int) -> int:
         while True:
-            taken = [int(path.name) for path in home.iterdir() if path.name.isdecimal()]
+            taken = [int(path.name) for path in home.iterdir() if is_version_number(path.name)]
             number = max((above, *taken)) + 1
             try:
                 staged.rename(home / str(number))  # fails where another publisher's files are
@@ -187,14 +187,6 @@ class LocalStore:
 
     def _not_writable(self, error: OSError) -> RegistryUnavailable:
         return RegistryUnavailable(f"the registry {self.address} cannot be written: {error.strerror or error}")
-
-
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except InvalidReference:
-        return False
-    return True
 
 
 def _is_file(path: Path) -> bool:

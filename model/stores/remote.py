@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from model.checkpoint import MANIFEST, STATE
-from model.errors import CorruptCheckpoint, InvalidReference, RegistryUnavailable, VersionNotFound
+from model.errors import CorruptCheckpoint, RegistryUnavailable, VersionNotFound
 from model.manifest import FileRecord
 from model.stores.base import StateChange
 from model.stores.cache import Cache, default_cache, folder_name
 from model.stores.objects import Objects
-from model.types import check_name
+from model.types import is_name, is_version_number
 
 T = TypeVar("T")
 
@@ -309,7 +309,7 @@ def _versions(paths: list[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for path in paths:
         parts = path.split("/")
-        if len(parts) == _DEPTH and parts[2] == MANIFEST and _is_number(parts[1]) and _is_name(parts[0]):
+        if len(parts) == _DEPTH and parts[2] == MANIFEST and is_version_number(parts[1]) and is_name(parts[0]):
             found.setdefault(parts[0], []).append(int(parts[1]))
     return {name: sorted(numbers) for name, numbers in sorted(found.items())}
 
@@ -317,11 +317,7 @@ def _versions(paths: list[str]) -> dict[str, list[int]]:
 def _taken(paths: list[str]) -> set[int]:
     """Return all numbers of one model of which anything is listed."""
     numbers = (path.split("/")[1] for path in paths if path.count("/") >= _DEPTH - 1)
-    return {int(number) for number in numbers if _is_number(number)}
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and text == str(int(text))
+    return {int(number) for number in numbers if is_version_number(number)}
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -329,11 +325,3 @@ def _decode(content: bytes, where: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CorruptCheckpoint(f"{where} cannot be read: {error}") from error
-
-
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except InvalidReference:
-        return False
-    return True

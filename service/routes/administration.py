@@ -7,7 +7,7 @@ change is made only to the state that the caller has seen, whose tag is its `ETa
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import Header, Response
 from fastapi.concurrency import run_in_threadpool
 
 from model.registry import state_tag
@@ -15,17 +15,10 @@ from model.state import PromotionRule, State, Traffic
 from model.types import ModelRef
 from service.dependencies import Host
 from service.hosting import ModelHost
-from service.openapi import problems
 from service.schemas import AliasIn, RollbackIn, VersionOut
-from service.security import AdminRoute, bearer
+from service.security import admin_router
 
-router = APIRouter(
-    prefix="/v1/models",
-    tags=["administration"],
-    route_class=AdminRoute,
-    dependencies=[Depends(bearer)],
-    responses=problems(401, 404, 409, 412, 422, 503),
-)
+router = admin_router(404, 409, 412, 422, 503)
 
 _PRODUCTION = RollbackIn()
 Expected = Annotated[str | None, Header(alias="If-Match", description="The state's ETag, as it was read.")]

@@ -3,7 +3,7 @@
 import tempfile
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
@@ -12,17 +12,11 @@ from model.errors import CorruptCheckpoint, EngineUnavailable
 from model.types import ModelRef
 from service.dependencies import Host
 from service.errors import InvalidRequest
-from service.openapi import ARCHIVE, problems
+from service.openapi import ARCHIVE
 from service.schemas import PublishedOut
-from service.security import AdminRoute, bearer
+from service.security import admin_router
 
-router = APIRouter(
-    prefix="/v1/models",
-    tags=["administration"],
-    route_class=AdminRoute,
-    dependencies=[Depends(bearer)],
-    responses=problems(401, 404, 422, 503),
-)
+router = admin_router(404, 413, 422, 503)
 
 
 @router.get("/{ref}/archive", response_class=StreamingResponse)

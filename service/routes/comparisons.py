@@ -4,7 +4,7 @@ import datetime as dt
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from model.errors import InvalidImage
@@ -12,19 +12,13 @@ from model.state import DiffRecord
 from model.types import ModelRef
 from service.dependencies import CurrentSettings, Host
 from service.errors import InvalidRequest
-from service.openapi import UPLOADS, problems
+from service.openapi import UPLOADS
 from service.schemas import DifferenceOut, DiffOut, PredictionOut
-from service.security import AdminRoute, bearer
+from service.security import admin_router
 from service.served import ClassifiedImage
 from service.uploads import read_uploads
 
-router = APIRouter(
-    prefix="/v1/models",
-    tags=["administration"],
-    route_class=AdminRoute,
-    dependencies=[Depends(bearer)],
-    responses=problems(401, 404, 413, 422, 503, 504),
-)
+router = admin_router(404, 413, 422, 503, 504)
 
 
 @router.post("/{ref}/diff", **UPLOADS)

@@ -9,16 +9,14 @@ import sys
 import threading
 from pathlib import Path
 
-import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from model.checkpoint import WEIGHTS
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
 from model.registry import Registry, StoredVersion
 from service import loading
-from tests.asgi import assert_problem, running
+from tests.asgi import assert_problem, metric_values, running
 from tests.fakes import encode, noise, reported_release
 from tests.unit.model.test_registry import publish_again
 from training.publish import publish
@@ -26,16 +24,6 @@ from training.publish import publish
 pytestmark = pytest.mark.anyio
 IMAGE = encode(noise())
 PREDICT = "/v1/models/tiny/predict"
-
-
-async def metric_values(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
-    """Every sample, by its name and its labels but le."""
-    text = (await client.get("/metrics")).text
-    return {
-        (sample.name, ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 async def test_models_tell_their_versions_aliases_and_state(tiny_root: Path, tiny: StoredVersion) -> None:

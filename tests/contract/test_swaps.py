@@ -19,8 +19,7 @@ from model.manifest import parse_manifest, write_manifest_text
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
 from service import loading
-from tests.asgi import assert_problem, running
-from tests.contract.test_service import metric_values
+from tests.asgi import assert_problem, metric_values, running, until
 from tests.fakes import encode, noise, tiny_release
 from tests.publishers import publish_again
 from training.publish import publish
@@ -30,13 +29,6 @@ IMAGE = encode(noise())
 PREDICT = "/v1/models/tiny/predict"
 SOON: dict[str, Any] = {"registry_poll_seconds": 0.05}
 DEADLINE_SECONDS = 20.0
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what the service is about to do."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 async def states(client: httpx.AsyncClient, name: str = "tiny") -> dict[int, str]:
@@ -67,6 +59,20 @@ def stand(client: httpx.AsyncClient, **wanted: str) -> Callable[[], Awaitable[bo
         return all(found.get(int(name[1:]), "none") == state for name, state in wanted.items())
 
     return stand_now
+
+
+def hold_up(monkeypatch: pytest.MonkeyPatch, *, images: int) -> threading.Event:
+    """Let batches of so many images wait for an event."""
+    go_on = threading.Event()
+    classify = Classifier.classify
+
+    def slow(self: Classifier, pixels: Any) -> Any:
+        if len(pixels) == images:
+            go_on.wait(DEADLINE_SECONDS)
+        return classify(self, pixels)
+
+    monkeypatch.setattr(Classifier, "classify", slow)
+    return go_on
 
 
 @pytest.fixture
@@ -150,15 +156,7 @@ async def test_a_repaired_version_is_taken_after_all(
 async def test_requests_under_way_during_a_swap_are_answered_by_the_version_that_took_them(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-    classify = Classifier.classify
-
-    def slow(self: Classifier, pixels: Any) -> Any:
-        if threading.current_thread().name.startswith("engine-tiny-1") and len(pixels) == 3:
-            go_on.wait(DEADLINE_SECONDS)
-        return classify(self, pixels)
-
-    monkeypatch.setattr(Classifier, "classify", slow)
+    go_on = hold_up(monkeypatch, images=3)
     async with running(tiny_root, **SOON) as client:
         under_way = asyncio.create_task(client.post(PREDICT, files=[("f", IMAGE)] * 3))
         await asyncio.sleep(0.1)
@@ -246,15 +244,7 @@ async def test_no_version_in_use_makes_room(
     tiny_root: Path, two: Registry, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_again(two, tiny)
-    go_on = threading.Event()
-    classify = Classifier.classify
-
-    def slow(self: Classifier, pixels: Any) -> Any:
-        if len(pixels) == 2:
-            go_on.wait(DEADLINE_SECONDS)
-        return classify(self, pixels)
-
-    monkeypatch.setattr(Classifier, "classify", slow)
+    go_on = hold_up(monkeypatch, images=2)
     async with running(tiny_root, max_loaded_models=2) as client:
         under_way = asyncio.create_task(client.post("/v1/models/tiny:2/predict", files=[("f", IMAGE)] * 2))
         await until(stand(client, v2="ready"))
@@ -315,15 +305,7 @@ async def test_readiness_names_everything_that_it_waits_for(
 async def test_a_removed_version_answers_those_it_took_and_is_unknown_to_the_next(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-    classify = Classifier.classify
-
-    def slow(self: Classifier, pixels: Any) -> Any:
-        if len(pixels) == 2:
-            go_on.wait(DEADLINE_SECONDS)
-        return classify(self, pixels)
-
-    monkeypatch.setattr(Classifier, "classify", slow)
+    go_on = hold_up(monkeypatch, images=2)
     async with running(tiny_root, **SOON) as client:
         under_way = asyncio.create_task(client.post("/v1/models/tiny:2/predict", files=[("f", IMAGE)] * 2))
         await until(stand(client, v2="ready"))
