@@ -45,13 +45,13 @@ def list_models(
 
 
 def _print_versions(rows: list[dict[str, Any]]) -> None:
-    table = make_table("model", "version", "aliases", "architecture", "accuracy", "created")
+    table = make_table("model", "version", "aliases and traffic", "architecture", "accuracy", "created")
     for row in rows:
         accuracy = row["metrics"].get("test_accuracy")
         table.add_row(
             row["model"],
             str(row["version"]),
-            ", ".join(row["aliases"]),
+            ", ".join([*row["aliases"], *row["traffic"]]),
             Text(row["error"], style="red") if row["error"] else row["architecture"],
             f"{accuracy:.4f}" if accuracy is not None else "",
             row["created"][: len("2026-01-31")],
@@ -62,12 +62,17 @@ def _print_versions(rows: list[dict[str, Any]]) -> None:
 def _describe(store: Registry, name: str, number: int) -> dict[str, Any]:
     """Return a version's row; what cannot be read of it is its `error`."""
     row: dict[str, Any] = {
-        "model": name, "version": number, "aliases": [], "architecture": "", "classes": 0, "created": "", "metrics": {},
-        "error": "",
+        "model": name, "version": number, "aliases": [], "traffic": [], "architecture": "", "classes": 0, "created": "",
+        "metrics": {}, "error": "",
     }  # fmt: skip
     try:
-        aliases = store.state(name).aliases
-        row["aliases"] = sorted(alias for alias, target in aliases.items() if target == number)
+        state = store.state(name)
+        row["aliases"] = sorted(alias for alias, target in state.aliases.items() if target == number)
+        row["traffic"] = [
+            f"{share.percent:g} % {kind}"
+            for kind, share in (("canary", state.traffic.canary), ("shadow", state.traffic.shadow))
+            if share is not None and share.version == number
+        ]
         manifest = store.manifest(name, number)
     except ModelError as error:
         return {**row, "error": str(error)}
@@ -129,6 +134,21 @@ def roll_back(
     _check_loads(store, name, number)
     store.change(name, lambda state: state.rolled_back_to_previous(alias, to=number))
     typer.echo(f"{name}@{alias} is version {number} again")
+
+
+@models_app.command("unalias")
+def drop_alias(
+    ref: Annotated[str, typer.Argument(help="name@alias")],
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Take an alias away; production cannot be."""
+    parsed = ModelRef.parse(ref)
+    if parsed.alias is None:
+        raise typer.BadParameter(f"{ref!r} names no alias: write name@alias", param_hint="REF")
+    store = Registry(registry)
+    store.numbers(parsed.name)
+    store.change(parsed.name, lambda state: state.without_alias(parsed.alias or PRODUCTION))
+    typer.echo(f"{parsed} is no alias any more")
 
 
 @models_app.command("remove")

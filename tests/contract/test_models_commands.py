@@ -205,6 +205,23 @@ def test_versions_are_listed_with_their_aliases_and_shown(registry: Registry, mo
     assert manifest["labels"] == ["ant", "bee", "cow"]
 
 
+def test_the_list_tells_shares_of_the_traffic(registry: Registry, models: Models) -> None:
+    assert models(registry, "traffic", "tiny", "--canary", "2", "--percent", "12.5").returncode == 0
+    rows = json.loads(models(registry, "list", "--json").stdout)
+    assert [row["traffic"] for row in rows] == [[], ["12.5 % canary"], []]
+    assert "12.5 % canary" in " ".join(models(registry, "list").stdout.split())
+
+
+def test_an_alias_is_taken_away_but_not_production(registry: Registry, models: Models) -> None:
+    models(registry, "promote", "tiny:2", "--alias", "trial")
+    assert models(registry, "unalias", "tiny@trial").stdout == "tiny@trial is no alias any more\n"
+    assert registry.state("tiny").aliases == {"production": 1}
+    assert_refused(models(registry, "unalias", "tiny@trial"), "no alias 'trial'")
+    assert_refused(models(registry, "unalias", "tiny@production"), "cannot be taken away")
+    assert_refused(models(registry, "unalias", "tiny:2"), "write name@alias")
+    assert_refused(models(registry, "unalias", "dogs@trial"), "there is no model 'dogs'")
+
+
 def test_what_is_broken_does_not_hide_the_others_and_ends_with_1(registry: Registry, models: Models) -> None:
     (Path(registry.address) / "tiny" / "2" / MANIFEST).write_text("{}")
     result = models(registry, "list", "--json")
