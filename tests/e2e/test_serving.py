@@ -4,14 +4,19 @@ import json
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 from PIL import Image
 
-from benchmarks.server import serving
+from benchmarks.server import Server, serving
 from model.checkpoint import WEIGHTS
-from tests.fakes import encode, noise
+from model.registry import Registry
+from model.types import ModelRef
+from tests.fakes import encode, noise, tiny_release
+from training.publish import publish
 
 IMAGE = encode(noise())
 PREDICT = "/v1/models/tiny/predict"
@@ -81,6 +86,35 @@ def test_several_workers_answer_and_their_metrics_are_summed(published_tiny: Pat
             if line.startswith('hubel_images_total{model="tiny"')
         }
     assert totals == {"40.0"}
+
+
+def test_a_swap_reaches_every_worker_and_any_of_them_tells_of_all(tiny_root: Path, tmp_path: Path) -> None:
+    registry = Registry(tiny_root)
+    publish(registry, tiny_release(seed=1))
+    with serving(tiny_root, tmp_path / "log", workers=2, HUBEL_DEFAULT_MODEL="tiny") as server:
+        wait_until(lambda: standing(server) == [{1: "ready", 2: "stored"}] * 2)
+        registry.promote(ModelRef("tiny", version=2))
+        wait_until(lambda: standing(server) == [{1: "stored", 2: "ready"}] * 2)
+        answers = [server.post(PREDICT, IMAGE).json()["version"] for _ in range(20)]
+        assert answers == [2] * 20
+        pids = [worker["pid"] for worker in server.get("/v1/models").json()["workers"]]
+        assert len(set(pids)) == 2
+
+
+def standing(server: Server) -> list[dict[int, str]]:
+    """How the versions stand in each worker."""
+    workers = server.get("/v1/models").json()["workers"]
+    return [
+        {version["version"]: version["state"] for model in worker["models"] for version in model["versions"]}
+        for worker in workers
+    ]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def count(url: str, requests: int) -> set[int]:

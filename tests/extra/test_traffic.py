@@ -1,19 +1,24 @@
 """Canary and shadow on a real server: shares that are what they say, and callers that notice nothing."""
 
+import dataclasses
+import json
 import re
 import statistics
 from collections import Counter
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from benchmarks.load import ask_at, ask_for, percentile
 from benchmarks.server import Server, serving
+from model.architectures.catalog import build_network
+from model.manifest import Architecture
 from model.registry import Registry
 from model.state import Canary, Shadow, Traffic
 from tests.extra.test_swaps import registry, seconds_of
-from tests.fakes import encode, noise, tiny_release
-from training.publish import publish
+from tests.fakes import TINY_PREPROCESSING, encode, noise, tiny_release
+from training.publish import Release, publish
 
 __all__ = ["registry"]
 
@@ -88,6 +93,46 @@ def test_a_shadow_costs_callers_no_more_than_a_batch(registry: Registry, photo: 
     assert images > 0
     assert agreed == images  # the temperature changes no order
     assert with_shadow - without <= batch
+
+
+def test_a_slow_canary_is_taken_out_once_by_what_all_workers_have_seen(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    tiny = Registry(root)
+    publish(tiny, tiny_release())
+    publish(tiny, slow_release())
+    canary = Canary(version=2, percent=30, max_latency_ratio=2, min_requests=200)
+    tiny.change("tiny", lambda state: state.with_traffic(Traffic(canary=canary)))
+    with (
+        serving(root, tmp_path / "log", workers=2, HUBEL_DEFAULT_MODEL="tiny", HUBEL_LOG_LEVEL="warning") as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        wait_for_canary(client)
+        url, image = server.url + "/v1/predict", encode(noise())
+        for _ in range(30):
+            seconds_of(ask_for(url, image, clients=4, seconds=2))
+            if tiny.state("tiny").rolled_back is not None:
+                break
+        state = tiny.state("tiny")
+        assert state.rolled_back is not None
+        print(f"taken out: {state.rolled_back.reason}")
+        assert state.traffic.canary is None
+        assert "max_latency_ratio is 2" in state.rolled_back.reason
+        ask_for(url, image, clients=4, seconds=3)  # every worker has looked by now
+        asked = ask_for(url, image, clients=8, seconds=1)
+        metrics = client.get("/metrics").text
+    assert {json.loads(sample.body)["version"] for sample in asked} == {1}
+    assert value(metrics, 'hubel_canary_rollbacks_total{model="tiny",version="2"}') == 1
+
+
+def slow_release() -> Release:
+    """The tiny model's labels behind a network that takes many times as long."""
+    return dataclasses.replace(
+        tiny_release(),
+        network=build_network("resnet18", 3, {}),
+        architecture=Architecture(name="resnet18"),
+        preprocessing=TINY_PREPROCESSING.model_copy(update={"height": 160, "width": 160}),
+        golden=np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8),
+    )
 
 
 def seconds_of_largest_batch(server: Server, photo: bytes) -> float:
