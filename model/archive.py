@@ -151,7 +151,8 @@ def _read_manifest(file: BinaryIO, where: str) -> Manifest:
     manifest = parse_manifest(text, f"the {MANIFEST} in {where}")
     for name in manifest.files:
         path = PurePosixPath(name)
-        if str(path) != name or path.name in ("", MANIFEST):
+        in_a_file = any(str(parent) in (MANIFEST, *manifest.files) for parent in path.parents)
+        if str(path) != name or path.name in ("", MANIFEST) or in_a_file:
             raise CorruptCheckpoint(f"the {MANIFEST} in {where} lists {name!r}, which cannot be a file of a version")
     return manifest
 

@@ -21,6 +21,8 @@ from model.preprocessing import Pixels
 
 MANIFEST = "manifest.json"
 STATE = "state.json"  # of all versions of a model, beside their folders
+CLAIM = ".claim"  # beside the manifest, and in its place once the version was removed: the number is taken
+WRITING = ".writing-"  # a prefix
 WEIGHTS = "model.safetensors"
 NETWORK = "model.onnx"
 EXPLAIN_NETWORK = "model.explain.onnx"
@@ -39,11 +41,11 @@ class Golden:
 
 
 def digest_files(folder: Path) -> dict[str, FileRecord]:
-    """Return a record of every file in `folder` but the manifest, by its path in it."""
+    """Return a record of every file in `folder` but the manifest and the claim, by its path in it."""
     return {
         path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=_sha256(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name != MANIFEST and path != folder / CLAIM
     }
 
 
@@ -57,16 +59,24 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     if unlisted:
         raise CorruptCheckpoint(f"{folder / MANIFEST} does not list {', '.join(sorted(unlisted))}")
     for name, record in manifest.files.items():
-        path = folder / name
-        try:
-            size, digest = path.stat().st_size, _sha256(path)
-        except OSError as error:
-            raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}; publish the version again") from error
-        if size != record.bytes or digest != record.sha256:
-            raise CorruptCheckpoint(
-                f"{path} is not the file that was published: its SHA-256 is {digest[:12]}..., {MANIFEST} says "
-                f"{record.sha256[:12]}...; restore the file or publish the version again"
-            )
+        verify_file(folder / name, record)
+
+
+def verify_file(path: Path, record: FileRecord) -> None:
+    """Compare a file with its record in the manifest.
+
+    Raises:
+        CorruptCheckpoint: it is missing or is not the one that was published.
+    """
+    try:
+        size, digest = path.stat().st_size, _sha256(path)
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error.strerror}; publish the version again") from error
+    if size != record.bytes or digest != record.sha256:
+        raise CorruptCheckpoint(
+            f"{path} is not the file that was published: its SHA-256 is {digest[:12]}..., {MANIFEST} says "
+            f"{record.sha256[:12]}...; restore the file or publish the version again"
+        )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -84,7 +94,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def write_temporary(folder: Path, text: str) -> Path:
     """Write `text` to a new hidden file in `folder`, and wait until it is on the disk."""
-    descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=WRITING, dir=folder)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

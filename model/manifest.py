@@ -5,7 +5,6 @@ SHA-256. Knows nothing of where versions lie.
 """
 
 import datetime as dt
-import hashlib
 import json
 from typing import Annotated, Final, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from model.errors import CorruptCheckpoint
 from model.preprocessing import Preprocessing
+from model.sealed import is_as_written, write_sealed
 
 SCHEMA_VERSION: Final = 1
 
@@ -91,8 +91,7 @@ class Manifest(_Record):
 
 def write_manifest_text(manifest: Manifest) -> str:
     """Write a manifest as JSON that carries its own digest."""
-    rest = json.loads(manifest.model_dump_json(exclude={"digest"}))
-    return json.dumps({**rest, "digest": _digest(rest)}, indent=1, ensure_ascii=False) + "\n"
+    return write_sealed(json.loads(manifest.model_dump_json(exclude={"digest"})))
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -112,16 +111,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
                 "a newer hubel wrote it; upgrade to read it"
             ) from error
         raise CorruptCheckpoint(f"{where} is not a manifest: {place or 'the file'}: {first['msg']}") from error
-    rest = json.loads(text)
-    if manifest.digest is not None and rest.pop("digest") != _digest(rest):
+    if manifest.digest is not None and not is_as_written(json.loads(text)):
         raise CorruptCheckpoint(
             f"{where} is not the manifest that was published: its content does not have the digest that it carries; "
             "restore it or publish the version again"
         )
     return manifest
-
-
-def _digest(rest: JsonValue) -> str:
-    """Return the SHA-256 of JSON, whatever the order of its keys and the blanks between."""
-    plain = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(plain.encode()).hexdigest()

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint import digest_files, write_manifest
+from model.checkpoint import digest_files, verify_file, write_manifest
 from model.errors import (
     AliasNotFound,
     AliasNotMoved,
+    CorruptCheckpoint,
     ModelError,
     ModelNotFound,
     RegistryUnavailable,
@@ -26,7 +27,7 @@ from model.errors import (
 from model.manifest import Manifest, parse_manifest
 from model.state import DiffRecord, PromotionRule, State, parse_state, write_state
 from model.stores.open import open_store
-from model.types import PRODUCTION, ModelRef, check_alias, check_name
+from model.types import PRODUCTION, ModelRef, check_alias, check_name, is_name
 
 DEFAULT_ROOT = "registry"
 ROOT_VARIABLE = "HUBEL_REGISTRY"
@@ -48,7 +49,10 @@ class StoredVersion:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """A model as the registry has it at one moment; `reason` says why its state cannot be read."""
+    """A model as the registry has it at one moment.
+
+    `reason` says why its state cannot be read; where there are no numbers either, nothing of it can.
+    """
 
     numbers: tuple[int, ...]
     state: State | None
@@ -86,22 +90,27 @@ class Registry:
         self._store.contents()
 
     def names(self) -> list[str]:
-        """Return the names of the models that have a version."""
-        return list(self._store.contents())
+        """Return the names of the models that have a version, as far as they can be read."""
+        return list(self._store.contents().numbers)
 
     def snapshot(self) -> dict[str, ModelSnapshot]:
-        """Return every model that has a version: its numbers and its state.
+        """Return every model that has a version, or cannot be read: its numbers and its state.
 
         Raises:
             RegistryUnavailable: the registry cannot be read.
         """
-        return {name: self._snapshot(name, numbers) for name, numbers in self._store.contents().items()}
+        contents = self._store.contents()
+        return {
+            **{name: self._snapshot(name, numbers) for name, numbers in contents.numbers.items()},
+            **{name: ModelSnapshot((), None, reason) for name, reason in contents.unreadable.items()},
+        }
 
     def numbers(self, name: str) -> list[int]:
         """Return a model's version numbers, rising.
 
         Raises:
             ModelNotFound: there is no such model.
+            RegistryUnavailable: the registry, or the model in it, cannot be read.
         """
         numbers = self._store.numbers(name)
         if not numbers:
@@ -146,12 +155,17 @@ class Registry:
     def version(self, ref: ModelRef) -> StoredVersion:
         """Return the version that a reference means now, its files on this machine.
 
+        A version by its number need not be listed: a list may be older than what is there.
+
         Raises:
             ModelNotFound: there is no such model, version or alias.
             CorruptCheckpoint: its manifest is not understood, or a file is not the one that was published.
         """
-        number = self.resolve(ref)
-        manifest = self.manifest(ref.name, number)
+        if ref.version is not None and is_name(ref.name):
+            number, manifest = ref.version, self._manifest_or_not_found(ref, ref.version)
+        else:
+            number = self.resolve(ref)
+            manifest = self.manifest(ref.name, number)
         self._store.fetch(ref.name, number, manifest.files)
         return StoredVersion(ref.name, number, self._store.folder(ref.name, number), manifest)
 
@@ -164,7 +178,9 @@ class Registry:
         """
         record = self.manifest(name, number).files[file]
         self._store.fetch(name, number, {file: record})
-        return self._store.folder(name, number) / file
+        path = self._store.folder(name, number) / file
+        verify_file(path, record)
+        return path
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
@@ -184,8 +200,8 @@ class Registry:
     def publish(self, staged: Path, manifest: Manifest, alias: str | None = None) -> StoredVersion:
         """Make the staged files the next version of `manifest.name`.
 
-        The first version of a name becomes `production` by itself; `alias` is moved to the
-        new version in any case.
+        The first version of a name becomes `production` by itself, and no other one, also where
+        the state was lost; `alias` is moved to the new version in any case.
 
         Raises:
             RegistryUnavailable: the registry cannot be written; there is no new version.
@@ -194,15 +210,16 @@ class Registry:
         if alias is not None:
             check_alias(alias)
         name = manifest.name
-        removed = self.state(name).removed
+        before = self.state(name)
         manifest = manifest.model_copy(update={"files": digest_files(staged)})
         try:
             write_manifest(staged, manifest)
         except OSError as error:
             raise RegistryUnavailable(f"{staged} cannot be written: {error.strerror or error}") from error
-        number = self._store.add(staged, name, max(removed, default=0))
+        number = self._store.add(staged, name, max(before.removed, default=0))
         try:
-            self.change(name, lambda state: state.with_version(number, alias))
+            first = PRODUCTION not in before.aliases and min(self._store.numbers(name), default=number) >= number
+            self.change(name, lambda state: state.with_version(number, alias, first=first))
         except (ModelError, OSError) as error:
             raise AliasNotMoved(
                 f"{name}:{number} was published, but no alias was moved to it: {error}; "
@@ -254,8 +271,13 @@ class Registry:
         self.numbers(name)
         self.change(name, lambda state: state.model_copy(update={"promotion": rule}))
 
-    def remove(self, ref: ModelRef, *, expected: str | None = None) -> int:
+    def remove(self, ref: ModelRef, *, last: bool = False, expected: str | None = None) -> int:
         """Take a version away for good, and return its number, which is never given again.
+
+        Args:
+            ref: which one.
+            last: whether it may go although aliases mean it, if it is the only one; the model goes with it.
+            expected: the tag of the state that the removal is meant for; None for any.
 
         Raises:
             ModelNotFound: there is no such model, version or alias.
@@ -263,9 +285,17 @@ class Registry:
             StateConflict: the state has another tag than `expected`.
         """
         number = self.resolve(ref)
-        self.change(ref.name, lambda state: state.without_version(number), expected=expected)
+        last = last and self.numbers(ref.name) == [number]
+        self.change(ref.name, lambda state: state.without_version(number, last=last), expected=expected)
         self._store.remove(ref.name, number)
         return number
+
+    def _manifest_or_not_found(self, ref: ModelRef, number: int) -> Manifest:
+        try:
+            return self.manifest(ref.name, number)
+        except CorruptCheckpoint:
+            self.resolve(ref)  # which names those there are
+            raise
 
     def _snapshot(self, name: str, numbers: list[int]) -> ModelSnapshot:
         try:

@@ -5,9 +5,10 @@ next, so that a store can repeat it when another process was faster.
 """
 
 import datetime as dt
+import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from model.errors import (
     AliasNotFound,
@@ -18,6 +19,7 @@ from model.errors import (
     VersionInUse,
     VersionNotFound,
 )
+from model.sealed import DIGEST, is_as_written, write_sealed
 from model.types import PRODUCTION, check_alias
 
 _REMEMBERED = 10  # earlier targets of an alias, and diffs, that are kept
@@ -67,6 +69,12 @@ class Traffic(_Record):
     def versions(self) -> set[int]:
         """Return the numbers that have a share."""
         return {share.version for share in (self.canary, self.shadow) if share is not None}
+
+    def without(self, number: int) -> "Traffic":
+        """Return the traffic of which a version has no share."""
+        shares = {"canary": self.canary, "shadow": self.shadow}
+        gone = {name: None for name, share in shares.items() if share is not None and share.version == number}
+        return self.model_copy(update=gone)
 
 
 class RolledBack(_Record):
@@ -142,15 +150,15 @@ class State(_Record):
         """Return the versions that somebody may ask for without naming their number."""
         return {*self.aliases.values(), *self.traffic.versions(), *self.load}
 
-    def with_version(self, number: int, alias: str | None) -> "State":
-        """Return the state after a version was published; the first one of a model becomes `production`.
+    def with_version(self, number: int, alias: str | None, *, first: bool = True) -> "State":
+        """Return the state after a version was published; the `first` one of a model becomes `production`.
 
         Raises:
             InvalidReference: `alias` cannot name an alias.
             PromotionRefused: `alias` is `production`, which asks for a diff.
         """
         state = self if alias is None else self.with_alias(alias, number)
-        return state if PRODUCTION in state.aliases else state._moved(PRODUCTION, number)
+        return state._moved(PRODUCTION, number) if first and PRODUCTION not in state.aliases else state
 
     def with_alias(self, alias: str, number: int) -> "State":
         """Return the state in which `alias` means `number`.
@@ -200,21 +208,19 @@ class State(_Record):
             raise NothingToRollBack(f"alias {alias!r} has meant no version before {current}")
         if to not in (None, past[-1]):
             raise StateConflict(f"alias {alias!r} was moved meanwhile: it means version {current}")
-        return self.model_copy(
-            update={
-                "aliases": {**self.aliases, alias: past[-1]},
-                "previous": {**self.previous, alias: tuple(past[:-1])},
-            }
-        )
+        return self._with_target(alias, past[-1], {**self.previous, alias: tuple(past[:-1])})
 
     def with_traffic(self, traffic: Traffic) -> "State":
         """Return the state with other traffic.
 
         Raises:
             VersionNotFound: a version in it was removed.
+            VersionInUse: a version in it is `production`, whose requests it would share with itself.
         """
         for number in traffic.versions():
             self._check_there(number)
+            if number == self.aliases.get(PRODUCTION):
+                raise VersionInUse(f"version {number} is {PRODUCTION} already")
         return self.model_copy(update={"traffic": traffic})
 
     def without_canary(self, canary: Canary, reason: str, at: dt.datetime) -> "State":
@@ -244,25 +250,33 @@ class State(_Record):
         others = [diff for diff in self.diffs if (diff.baseline, diff.candidate) != pair]
         return self.model_copy(update={"diffs": tuple([*others, record][-_REMEMBERED:])})
 
-    def without_version(self, number: int) -> "State":
-        """Return the state after a version is gone.
+    def without_version(self, number: int, *, last: bool = False) -> "State":
+        """Return the state after a version is gone; with the `last` one of a model go its aliases, and the model.
 
         Raises:
             VersionInUse: an alias, the traffic or the list of what is loaded needs it.
         """
-        users = [f"alias {alias!r}" for alias, target in self.aliases.items() if target == number]
+        users = [f"alias {alias!r}" for alias, target in self.aliases.items() if target == number and not last]
         users += ["the traffic"] * (number in self.traffic.versions())
         users += ["the list of versions to load"] * (number in self.load)
         if users:
             raise VersionInUse(f"version {number} is in use by {', '.join(users)}; take it out there first")
-        return self.model_copy(update={"removed": tuple(sorted({*self.removed, number}))})
+        removed = {"removed": tuple(sorted({*self.removed, number}))}
+        return self.model_copy(update={**removed, "aliases": {}, "previous": {}} if last else removed)
 
     def _moved(self, alias: str, number: int) -> "State":
         before = self.aliases.get(alias)
         previous = self.previous
         if before is not None and before != number:
             previous = {**previous, alias: (*previous.get(alias, ()), before)[-_REMEMBERED:]}
-        return self.model_copy(update={"aliases": {**self.aliases, alias: number}, "previous": previous})
+        return self._with_target(alias, number, previous)
+
+    def _with_target(self, alias: str, number: int, previous: dict[str, tuple[VersionNumber, ...]]) -> "State":
+        """Let an alias mean a version; what becomes `production` is on trial no more."""
+        traffic = self.traffic.without(number) if alias == PRODUCTION else self.traffic
+        return self.model_copy(
+            update={"aliases": {**self.aliases, alias: number}, "previous": previous, "traffic": traffic}
+        )
 
     def _target(self, alias: str) -> int:
         number = self.aliases.get(alias)
@@ -298,13 +312,22 @@ class State(_Record):
 
 
 def parse_state(text: str | None, where: str) -> State:
-    """Read a state's JSON; None is a model of which nothing was said yet.
+    """Read a state's JSON; None is a model of which nothing was said yet. One without a digest was written by hand.
 
     Raises:
-        CorruptCheckpoint: it is not a state; `where` names it.
+        CorruptCheckpoint: it is not a state, or was altered; `where` names it.
     """
     if text is None:
         return State()
+    content = _sealed_content(text)
+    if content is not None:
+        if not is_as_written(content):
+            raise CorruptCheckpoint(
+                f"{where} was altered: its content does not have the digest that it carries; restore it, or, "
+                f"if you have edited it by hand, take its {DIGEST!r} out"
+            )
+        del content[DIGEST]
+        text = json.dumps(content)
     try:
         return State.model_validate_json(text)
     except ValidationError as error:
@@ -314,5 +337,14 @@ def parse_state(text: str | None, where: str) -> State:
 
 
 def write_state(state: State) -> str:
-    """Write a state as JSON, defaults too: they may be others one day."""
-    return state.model_dump_json(indent=1) + "\n"
+    """Write a state as JSON that carries its own digest, defaults too: they may be others one day."""
+    return write_sealed(json.loads(state.model_dump_json()))
+
+
+def _sealed_content(text: str) -> dict[str, JsonValue] | None:
+    """Return the JSON object with a digest that a text is; None for any other text."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and DIGEST in content else None

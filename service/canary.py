@@ -22,11 +22,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Trial:
-    """A canary that is watched, and the totals of the last minute: when, its own, those of `production`."""
+    """A canary that is watched.
+
+    Attributes:
+        canary: the canary.
+        production: what it is compared with.
+        seen: the totals of the last minute, an entry each time its own have changed: when, its own, and the last
+            ones of `production` before they changed again.
+        reason: why it has failed.
+        logged: that it cannot be taken out was said.
+    """
 
     canary: Canary
     production: int
     seen: deque[tuple[float, Totals, Totals]] = field(default_factory=deque)
+    reason: str = ""
+    logged: bool = False
 
 
 class CanaryWatch:
@@ -41,6 +52,7 @@ class CanaryWatch:
         """Look at every canary once, and take those out that have failed.
 
         Whoever comes first does it: the registry's state is changed only if the same canary is still on trial.
+        Before that, this process stops asking it, since it may be long until the registry can be written.
         """
         for name in self._trials.keys() - {model.name for model in models}:
             del self._trials[name]
@@ -48,12 +60,17 @@ class CanaryWatch:
             canary, production = model.wanted.traffic.canary, model.aliases.get(PRODUCTION)
             if canary is None or production is None or canary.version == production:
                 self._trials.pop(model.name, None)
+                model.suspended = None
                 continue
-            reason = await asyncio.to_thread(self._judge, model.name, canary, production)
-            if reason:
-                await asyncio.to_thread(self._take_out, model.name, canary, reason)
+            if model.suspended != canary:
+                model.suspended = None
+                if not await asyncio.to_thread(self._judge, model.name, canary, production):
+                    continue
+                model.suspended = canary
+            await asyncio.to_thread(self._take_out, model.name, self._trials[model.name])
 
-    def _judge(self, name: str, canary: Canary, production: int) -> str:
+    def _judge(self, name: str, canary: Canary, production: int) -> bool:
+        """Say whether a canary has failed; its trial has the reason."""
         trial = self._trials.get(name)
         if trial is None or (trial.canary, trial.production) != (canary, production):
             trial = self._trials[name] = _Trial(canary, production)
@@ -64,11 +81,16 @@ class CanaryWatch:
             if latest[1].since(trial.seen[1][1]).requests < canary.min_requests:
                 break  # where little is asked, the last minute is not enough
             trial.seen.popleft()
-        trial.seen.append(latest)
+        if trial.seen and trial.seen[-1][1] == latest[1]:
+            trial.seen[-1] = (trial.seen[-1][0], *latest[1:])  # or looks without an answer would pile up
+        else:
+            trial.seen.append(latest)
         _, ours, theirs = trial.seen[0]
-        return judge(canary, latest[1].since(ours), latest[2].since(theirs))
+        trial.reason = judge(canary, latest[1].since(ours), latest[2].since(theirs))
+        return bool(trial.reason)
 
-    def _take_out(self, name: str, canary: Canary, reason: str) -> None:
+    def _take_out(self, name: str, trial: _Trial) -> None:
+        canary, reason = trial.canary, trial.reason
         at = dt.datetime.now(dt.UTC).replace(microsecond=0)
         on_trial = False
 
@@ -80,7 +102,12 @@ class CanaryWatch:
         try:
             self._registry.change(name, take_out)
         except ModelError as error:
-            _log.error("canary %s:%s has failed (%s) and cannot be taken out: %s", name, canary.version, reason, error)
+            if not trial.logged:
+                _log.error(
+                    "canary %s:%s has failed (%s); this process asks it nothing more, but it cannot be taken out: %s",
+                    name, canary.version, reason, error,
+                )  # fmt: skip
+            trial.logged = True
             return
         if on_trial:
             self._metrics.canary_rollbacks.labels(name, str(canary.version)).inc()

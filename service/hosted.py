@@ -7,8 +7,7 @@ from enum import StrEnum
 
 from model.checkpoint import WEIGHTS
 from model.manifest import Manifest
-from model.state import State
-from model.types import PRODUCTION
+from model.state import Canary, State
 from service.served import ServedModel
 
 _log = logging.getLogger(__name__)
@@ -97,6 +96,7 @@ class HostedModel:
         aliases: the versions that the aliases mean here: those wanted, or those before while these are not loaded.
         versions: every version that is known, by number.
         reason: why the registry's word on it cannot be understood.
+        suspended: the canary that has failed and is asked nothing in this process, whether or not the registry says so.
     """
 
     name: str
@@ -104,6 +104,7 @@ class HostedModel:
     aliases: dict[str, int] = field(default_factory=dict)
     versions: dict[int, HostedVersion] = field(default_factory=dict)
     reason: str = ""
+    suspended: Canary | None = None
 
     def ready(self, number: int) -> HostedVersion | None:
         """Return a version if it is loaded."""
@@ -121,14 +122,6 @@ class HostedModel:
             self.aliases[alias] = target
         for alias in self.aliases.keys() - self.wanted.aliases.keys():
             del self.aliases[alias]
-
-    def companions(self) -> list[HostedVersion]:
-        """Return what must be loaded because `production` was loaded for a request: its successor, its traffic."""
-        production = self.ready(self.aliases.get(PRODUCTION, 0))
-        if production is None or not production.asked_for:
-            return []
-        numbers = {self.wanted.aliases[PRODUCTION], *self.wanted.traffic.versions()}
-        return [version for number, version in self.versions.items() if number in numbers and version is not production]
 
     def changing(self) -> set[HostedVersion]:
         """Return what serves, and its successor that is still to be loaded, for every alias that is about to switch."""

@@ -12,23 +12,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from model.errors import ModelError, ModelNotFound, RegistryUnavailable, VersionNotFound
+from model.errors import CorruptCheckpoint, ModelError, ModelNotFound, RegistryUnavailable, VersionNotFound
 from model.manifest import Manifest
 from model.registry import ModelSnapshot, Registry, check_version, resolve_alias
 from model.state import State
 from model.types import PRODUCTION, ModelRef
-from service.errors import ModelNotReady
+from service.errors import ModelNotReady, NoRoom
 from service.hosted import HostedModel, HostedVersion, LoadState
 from service.loading import Loader
 from service.metrics import Metrics
-from service.room import choose_leaving
+from service.plan import Plan, make_plan
+from service.room import choose_leaving, limit_reached
 from service.served import ServedModel
 from service.settings import Settings
 from service.traffic import falls_to
 
 _log = logging.getLogger(__name__)
 
-_FIRST_LOOK_SECONDS = 5.0
+LOOK_SECONDS = 10.0  # a registry that takes longer is away
 
 
 class ModelHost:
@@ -45,29 +46,36 @@ class ModelHost:
         self._metrics = metrics
         self._loader = Loader(registry, settings, metrics, self._version_changed)
         self._looking = asyncio.Lock()
-        self._first_look: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[dict[str, ModelSnapshot]] | None = None
+        self._manifests: dict[tuple[str, int], Manifest] = {}
 
     async def start(self) -> None:
-        """Look at the registry, and begin to load what is wanted; a slow registry is not waited for."""
-        self._first_look = asyncio.get_running_loop().create_task(self.look())
-        await asyncio.wait({self._first_look}, timeout=_FIRST_LOOK_SECONDS)
+        """Look at the registry, and begin to load what is wanted."""
+        await self.look()
         if lacking := self._lacking():
             _log.warning("not ready: %s", lacking)
 
     async def close(self) -> None:
         """Stop loading and serving."""
-        if self._first_look is not None:
-            self._first_look.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
         await self._loader.close()
         for version in self._versions():
             if version.served is not None:
                 await version.served.close()
 
     async def look(self) -> None:
-        """Read what the registry has and wants, and set about it."""
+        """Read what the registry has and wants, and set about it; a slow registry is not waited for."""
         async with self._looking:
+            if self._reading is None:
+                self._reading = asyncio.get_running_loop().create_task(asyncio.to_thread(self._read))
+            done, _ = await asyncio.wait({self._reading}, timeout=LOOK_SECONDS)
+            if not done:
+                self._note_registry(f"{self.registry.address} has not answered for {LOOK_SECONDS:g} s")
+                return
+            reading, self._reading = self._reading, None
             try:
-                found = await asyncio.to_thread(self.registry.snapshot)
+                found = reading.result()
             except RegistryUnavailable as error:
                 self._note_registry(str(error))
                 return
@@ -85,11 +93,13 @@ class ModelHost:
             ModelNotReady: the model's aliases could not be read.
         """
         model = self._model(ref.name)
-        there = [number for number, version in model.versions.items() if not version.gone]
         if ref.version is not None:
+            there = [number for number, version in model.versions.items() if not version.gone]
             return model.versions[check_version(ref.name, ref.version, there)]
         if model.reason and not model.aliases:
             raise ModelNotReady(f"the aliases of model {ref.name!r} cannot be read; GET /health says why")
+        # What an alias means serves on, also when it is removed, until its successor is loaded.
+        there = [number for number, version in model.versions.items() if not version.gone or model.ready(number)]
         return model.versions[resolve_alias(ref, model.aliases, there)]
 
     def route(self, ref: ModelRef, header: str, request_id: str) -> HostedVersion:
@@ -106,7 +116,7 @@ class ModelHost:
         """
         version = self.find(ref)
         canary = self.models[ref.name].wanted.traffic.canary
-        if canary is None or ref.alias != PRODUCTION:
+        if canary is None or ref.alias != PRODUCTION or canary == self.models[ref.name].suspended:
             return version
         trial = self.models[ref.name].ready(canary.version)
         if trial and falls_to(canary.percent, ref.name, canary.version, header or request_id, "canary"):
@@ -120,28 +130,27 @@ class ModelHost:
         return canary.header if canary else ""
 
     @asynccontextmanager
-    async def lease(self, version: HostedVersion) -> AsyncIterator[ServedModel]:
-        """Hold a version for a request, loading it first where nobody keeps it loaded.
+    async def lease(self, version: HostedVersion, seconds: float) -> AsyncIterator[ServedModel]:
+        """Hold a version for a request, loading it first, within `seconds`, where it is not loaded.
 
         Raises:
-            ModelNotReady: it is not loaded and will not be soon; the message says what to do.
+            VersionNotFound: it was removed.
+            ModelNotReady: it is not loaded and will not be in time; the message says what to do.
             NoRoom: as many versions are in use as may be loaded.
         """
-        served = version.served
-        if served is None or version.state is LoadState.DRAINING:
-            served = await self._load_for_request(version)
+        served = await self._bring(version, time.monotonic() + seconds)
         with served.lease():
             yield served
 
     async def load(self, name: str, number: int) -> HostedVersion:
-        """Load a version if it is not loaded, and wait until it is ready.
+        """Load a version if it is not loaded, beside all others if there is no room, and wait until it is ready.
 
         Raises:
             ModelNotFound: there is none.
-            ModelNotReady: it cannot be loaded.
+            ModelNotReady: it cannot be loaded; the message says why.
         """
         version = self.find(ModelRef(name, version=number))
-        await self._load_for_request(version, patient=True)
+        await self._bring(version, time.monotonic() + self._settings.request_timeout_ms / 1000, beside=True)
         return version
 
     def check_known(self, name: str) -> None:
@@ -172,9 +181,8 @@ class ModelHost:
             version.manifest = await asyncio.to_thread(self.registry.manifest, version.name, version.number)
         return version.manifest
 
-    def unload(self, name: str, number: int) -> None:
+    def unload(self, version: HostedVersion) -> None:
         """Let go of a version that was loaded because a request named it."""
-        version = self.find(ModelRef(name, version=number))
         version.asked_for = False
         self._settle()
 
@@ -225,15 +233,32 @@ class ModelHost:
 
     # ---- what is wanted
 
+    def _read(self) -> dict[str, ModelSnapshot]:
+        """Read the registry, in a thread; and the sizes of what will be loaded, where there is a limit on them."""
+        found = self.registry.snapshot()
+        if self._settings.max_loaded_bytes:
+            for name, snapshot in found.items():
+                for number in snapshot.state.wanted() if snapshot.state is not None else ():
+                    if (name, number) not in self._manifests:
+                        with suppress(ModelError):  # loading will say what is wrong
+                            self._manifests[name, number] = self.registry.manifest(name, number)
+        return found
+
     def _take_over(self, found: dict[str, ModelSnapshot]) -> None:
         """Note what the registry has and wants, and settle."""
         for name, snapshot in found.items():
             model = self.models.setdefault(name, HostedModel(name))
-            if snapshot.reason and snapshot.reason != model.reason:
-                _log.error("%s", snapshot.reason)
-            model.reason = snapshot.reason
+            reason = snapshot.reason
             if snapshot.state is not None:
-                model.wanted = snapshot.state
+                if model.wanted.aliases and not snapshot.state.aliases:  # it can never have become empty
+                    reason = f"the state of model {name!r} is missing; what it said before goes on"
+                else:
+                    model.wanted = snapshot.state
+            if reason and reason != model.reason:
+                _log.error("%s", reason)
+            model.reason = reason
+            if snapshot.reason and not snapshot.numbers:
+                continue  # it cannot be read: what is known of it goes on
             # A listing may be older than what an alias means: the version's own files decide.
             self._know(model, {*snapshot.numbers, *model.wanted.wanted()} - {*model.wanted.removed})
         for name in self.models.keys() - found.keys():
@@ -247,105 +272,108 @@ class ModelHost:
     def _know(self, model: HostedModel, there: set[int]) -> None:
         """Learn which versions there are; those that are gone are forgotten once nobody uses them."""
         for number in sorted(there - model.versions.keys()):
-            model.versions[number] = HostedVersion(model.name, number)
+            manifest = self._manifests.get((model.name, number))
+            model.versions[number] = HostedVersion(model.name, number, manifest=manifest)
         for version in list(model.versions.values()):
             version.gone = version.number not in there
-            if version.gone and version.state in (LoadState.STORED, LoadState.FAILED):
-                del model.versions[version.number]
+            self._forget_if_gone(version)
+
+    def _forget_if_gone(self, version: HostedVersion) -> None:
+        if version.gone and version.state in (LoadState.STORED, LoadState.FAILED):
+            del self.models[version.name].versions[version.number]
+            self._manifests.pop((version.name, version.number), None)
+            self._metrics.forget(*version.labels)
 
     def _settle(self) -> None:
         """Switch aliases to what is ready, load what is to be loaded, let go of what nobody needs."""
         for model in self.models.values():
             model.switch()
-            for version in model.companions():
-                if version.state is LoadState.STORED:
-                    version.asked_for = True
-                    self._loader.load(version)
-        kept = self._kept()
-        for version in kept:
-            version.asked_for = False
+        plan = self._plan()
+        for version in (*plan.kept, *plan.preferred):
+            if version in plan.kept:
+                version.asked_for = False
+            elif limit_reached(self._versions(), version, self._settings):
+                continue
             if version.leaving:
                 self._loader.take_back(version)
             elif version.state is LoadState.STORED or _may_be_tried_again(version):
                 self._loader.load(version)
         for version in self._versions():
-            if version.state is LoadState.READY and version not in kept and (version.gone or not version.asked_for):
+            if version.state is LoadState.READY and version not in plan and (version.gone or not version.asked_for):
                 self._loader.drain(version)
             if version.state is LoadState.FAILED:
-                self._metrics.failed.labels(*version.labels).set(version in kept)
+                self._metrics.failed.labels(*version.labels).set(version in plan)
         self.changed.set()
 
-    def _kept(self) -> dict[HostedVersion, None]:
-        """Return the versions that are to be loaded without being asked for, the most important first.
-
-        As far as there is room; but what serves stays while its successor is loaded beside it.
-        """
-        wanted: dict[HostedVersion, None] = {}
-        for ref in self._awaited:
-            wanted.update(dict.fromkeys(self._meant(ref)))
-        if self._settings.preloads_everything:
-            for model in self.models.values():
-                for number in sorted(model.wanted.wanted() & model.versions.keys()):
-                    wanted[model.versions[number]] = None
-        kept = dict.fromkeys(list(wanted)[: self._settings.max_loaded_models or None])
-        for model in self.models.values():
-            kept.update(dict.fromkeys(model.changing()))
-        return kept
-
-    def _meant(self, ref: ModelRef) -> list[HostedVersion]:
-        """Return the versions that requests with this reference may reach."""
-        model = self.models.get(ref.name)
-        if model is None:
-            return []
-        numbers = [ref.version or model.wanted.aliases.get(ref.alias or PRODUCTION)]
-        if ref.alias == PRODUCTION:
-            numbers += sorted(model.wanted.traffic.versions())
-        return [model.versions[number] for number in numbers if number in model.versions]
+    def _plan(self) -> Plan:
+        return make_plan(self.models, self._awaited, everything=self._settings.preloads_everything)
 
     def _version_changed(self, version: HostedVersion) -> None:
-        """Settle again, since a version is ready, has failed or is unloaded."""
-        if version.gone and version.state in (LoadState.STORED, LoadState.FAILED):
-            self.models[version.name].versions.pop(version.number, None)
+        """Settle again, since a version is warming, is ready, has failed or is unloaded."""
+        self._forget_if_gone(version)
         self._settle()
 
     # ---- what a request names
 
-    async def _load_for_request(self, version: HostedVersion, *, patient: bool = False) -> ServedModel:
-        """Load a version because it was named, and wait for it; `patient` waits for what is loading anyway."""
-        if version.state is LoadState.STORED:
-            with suppress(ModelError):  # it is for the size; loading will say what is wrong
-                await self.manifest(version)
-        elif version.state is LoadState.DRAINING and not version.leaving and version.task is not None:
-            await asyncio.wait({version.task})
-        if version.gone:
-            raise VersionNotFound(f"{version} was removed")
-        if version.leaving:
-            self._loader.take_back(version)
-            version.asked_for = True
-        elif version.state is LoadState.STORED or _may_be_tried_again(version, now=patient):
-            for other in choose_leaving(self._versions(), version, self._kept(), self._settings):
-                self._loader.drain(other)
-            version.asked_for = True
-            self._loader.load(version)
-        if version.loading:
-            await self._wait_for(version, patient=patient)
-        if version.served is None:
-            raise ModelNotReady(f"{version} could not be loaded; GET /health says why")
+    async def _bring(self, version: HostedVersion, until: float, *, beside: bool = False) -> ServedModel:
+        """Do what is needed until a version is ready: take it back, wait for it, or load it.
+
+        Args:
+            version: which one.
+            until: monotonic seconds.
+            beside: whether it is an administrator's wish: a failure is no reason not to try again, and where there is
+                no room, it is loaded beside what is there.
+        """
+        waited = False
+        while version.served is None or version.leaving:
+            if version.gone:
+                raise VersionNotFound(f"{version} was removed")
+            if version.leaving:
+                self._loader.take_back(version)
+                version.asked_for = True
+            elif version.state is LoadState.STORED or (not waited and _may_be_tried_again(version, now=beside)):
+                await self._begin(version, beside=beside)
+            elif version.state is LoadState.FAILED:
+                why = version.reason if beside else "GET /health says why"
+                raise ModelNotReady(f"{version} could not be loaded; {why}")
+            else:
+                await self._wait_for(version, until)
+                waited = True
         return version.served
 
-    async def _wait_for(self, version: HostedVersion, *, patient: bool) -> None:
-        """Wait for a version that is being loaded, in a bounded crowd, as long as a request may take."""
-        if not version.asked_for and not patient:
-            raise ModelNotReady(f"{version} is being loaded; try again in a moment", retry_after_seconds=1)
+    async def _begin(self, version: HostedVersion, *, beside: bool) -> None:
+        """Begin to load a version because it was named, if nobody else does meanwhile, where there is room."""
+        try:
+            await self.manifest(version)  # for its size
+        except CorruptCheckpoint as error:
+            if version.state in (LoadState.STORED, LoadState.FAILED):
+                self._loader.fail(version, error)
+        except ModelError:
+            pass  # loading will say what is wrong
+        if version.gone or not (version.state is LoadState.STORED or _may_be_tried_again(version, now=beside)):
+            return
+        try:
+            leaving = choose_leaving(self._versions(), version, self._plan().kept, self._settings)
+        except NoRoom:
+            if not beside:
+                raise
+            leaving = []
+        for other in leaving:
+            self._loader.drain(other)
+        version.asked_for = True
+        self._loader.load(version)
+
+    async def _wait_for(self, version: HostedVersion, until: float) -> None:
+        """Wait for a version that is being loaded or unloaded, in a bounded crowd."""
         if version.waiting >= self._settings.max_queue_size:
             raise ModelNotReady(f"{version} is being loaded, and many wait for it; try again", retry_after_seconds=1)
         assert version.task is not None
         version.waiting += 1
         try:
-            await asyncio.wait({version.task}, timeout=self._settings.request_timeout_ms / 1000)
+            done, _ = await asyncio.wait({version.task}, timeout=max(0.0, until - time.monotonic()))
         finally:
             version.waiting -= 1
-        if version.loading:
+        if not done:
             raise ModelNotReady(f"{version} is still being loaded; try again in a moment", retry_after_seconds=1)
 
     def _versions(self) -> list[HostedVersion]:

@@ -57,6 +57,14 @@ class Loader:
             version.task.cancel()
         version.state = LoadState.READY
 
+    def fail(self, version: HostedVersion, error: Exception) -> None:
+        """Note that a version cannot be loaded, and when it is worth another attempt."""
+        version.state, version.reason = LoadState.FAILED, str(error) or type(error).__name__
+        version.retry_at = time.monotonic() + min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**version.failures)
+        version.failures = min(version.failures + 1, 16)
+        self._metrics.load_failures.labels(*version.labels, type(error).__name__).inc()
+        _log.error("%s could not be loaded: %s", version, error, exc_info=not isinstance(error, ModelError))
+
     async def close(self) -> None:
         """Stop loading and draining."""
         for task in self._tasks:
@@ -68,25 +76,26 @@ class Loader:
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{version.name}-{version.number}")
         self._metrics.ready.labels(*version.labels).set(0)
         try:
-            async with self._turns:
-                await self._load_in(thread, version)
+            await self._load_in(thread, version)
         except asyncio.CancelledError:
             thread.shutdown(wait=False)
             version.state = LoadState.STORED
             raise
         except Exception as error:  # whatever is wrong with one version must not keep the others from serving
             thread.shutdown(wait=False)
-            self._note_failure(version, error)
+            self.fail(version, error)
         self._on_change(version)
 
     async def _load_in(self, thread: ThreadPoolExecutor, version: HostedVersion) -> None:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
-        stored, classifier = await loop.run_in_executor(thread, self._open, version)
+        stored = await loop.run_in_executor(thread, self._fetch, version)  # a slow store takes nobody's turn
         version.manifest = stored.manifest
-        version.state = LoadState.WARMING
-        self._on_change(version)
-        await loop.run_in_executor(thread, self._warm_up, classifier)
+        async with self._turns:
+            classifier = await loop.run_in_executor(thread, load_classifier, stored, self._choice)
+            version.state = LoadState.WARMING
+            self._on_change(version)
+            await loop.run_in_executor(thread, self._warm_up, classifier)
         version.served = ServedModel(
             stored,
             classifier,
@@ -101,21 +110,13 @@ class Loader:
         engine, seconds = classifier.engine, time.monotonic() - started
         _log.info("%s is ready: %s on %s, loaded in %.2f s", version, engine.name, engine.device, seconds)
 
-    def _open(self, version: HostedVersion) -> tuple[StoredVersion, Classifier]:
-        stored = self._registry.version(ModelRef(version.name, version=version.number))
-        return stored, load_classifier(stored, self._choice)
+    def _fetch(self, version: HostedVersion) -> StoredVersion:
+        return self._registry.version(ModelRef(version.name, version=version.number))
 
     def _warm_up(self, classifier: Classifier) -> None:
         """Run the smallest and the largest batch, so that no request pays for what a first one costs."""
         for count in (1, self._settings.max_batch_size):
             classifier.classify(np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8))
-
-    def _note_failure(self, version: HostedVersion, error: Exception) -> None:
-        version.state, version.reason = LoadState.FAILED, str(error) or type(error).__name__
-        version.retry_at = time.monotonic() + min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**version.failures)
-        version.failures = min(version.failures + 1, 16)
-        self._metrics.load_failures.labels(*version.labels, type(error).__name__).inc()
-        _log.error("%s could not be loaded: %s", version, error, exc_info=not isinstance(error, ModelError))
 
     async def _unload(self, version: HostedVersion) -> None:
         served = version.served
@@ -123,10 +124,12 @@ class Loader:
         await served.drain()
         version.served = None  # from here on nobody can lease it
         self._metrics.ready.labels(*version.labels).set(0)
-        await served.unload()
-        version.state = LoadState.STORED
-        _log.info("%s is unloaded", version)
-        self._on_change(version)
+        try:
+            await served.unload()
+            _log.info("%s is unloaded", version)
+        finally:
+            version.state = LoadState.STORED
+            self._on_change(version)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

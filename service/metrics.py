@@ -183,6 +183,16 @@ class Metrics:
                     row[2] += sample.value
         return {version: Totals(*row) for version, row in counted.items()}
 
+    def forget(self, model: str, version: str) -> None:
+        """Drop the series of a version that is gone; several workers' files keep theirs until the service stops."""
+        if self._shared:
+            self.ready.labels(model, version).set(0)
+            self.failed.labels(model, version).set(0)
+            return
+        for collector in vars(self).values():
+            if isinstance(collector, Counter | Gauge | Histogram) and {*_MODEL} <= {*collector._labelnames}:
+                collector.remove_by_labels({"model": model, "version": version})
+
     def exposition(self) -> bytes:
         """Return every value in Prometheus' text form, summed over the workers."""
         return generate_latest(self._source())

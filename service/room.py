@@ -27,7 +27,7 @@ def choose_leaving(
     ]
     spare.sort(key=lambda each: each[0], reverse=True)
     leaving = []
-    while limit := _limit_reached(staying, newcomer, settings):
+    while limit := limit_reached(staying, newcomer, settings):
         if not spare:
             raise NoRoom(
                 f"{newcomer} is not loaded, and there is no room for it: what is loaded is in use or kept loaded", limit
@@ -38,8 +38,9 @@ def choose_leaving(
     return leaving
 
 
-def _limit_reached(staying: Sequence[HostedVersion], newcomer: HostedVersion, settings: Settings) -> Limit | None:
-    """Return the limit that one more version would pass."""
+def limit_reached(versions: Sequence[HostedVersion], newcomer: HostedVersion, settings: Settings) -> Limit | None:
+    """Return the limit that one more version would pass, None where it fits."""
+    staying = [version for version in versions if version.takes_room]
     if settings.max_loaded_models and len(staying) >= settings.max_loaded_models:
         return Limit("max_loaded_models", settings.max_loaded_models)
     size = newcomer.size + sum(version.size for version in staying)

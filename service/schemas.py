@@ -237,10 +237,11 @@ class VersionDetail(VersionOut):
 
 
 class PublishedOut(BaseModel):
-    """A version that was published."""
+    """A version that was published, and whether the worker that answers has loaded it, because an alias means it."""
 
     model: str
     version: int
+    ready: bool
 
 
 class DifferenceOut(BaseModel):

@@ -99,10 +99,15 @@ class ServedModel:
             if not self._leases:
                 self._unused.set()
 
-    async def predict(self, uploads: Sequence[Upload], timeout_ms: int | None) -> Answers:
+    async def predict(
+        self, uploads: Sequence[Upload], timeout_ms: int | None = None, spent_seconds: float = 0.0
+    ) -> Answers:
         """Decode and classify a request's images; a bad image is an error in its own place.
 
-        `timeout_ms` is what the caller asked for; it may shorten the service's own, not lengthen it.
+        Args:
+            uploads: the images.
+            timeout_ms: what the caller asked for; it may shorten the service's own, not lengthen it.
+            spent_seconds: what of that time has gone by.
 
         Raises:
             QueueFull: there is no room for the request's images.
@@ -114,7 +119,7 @@ class ServedModel:
             limit = Limit("timeout_ms", timeout_ms)
         with self._batcher.admit(len(uploads)):
             try:
-                async with asyncio.timeout(limit.value / 1000):
+                async with asyncio.timeout(limit.value / 1000 - spent_seconds):
                     return await self._predict(uploads)
             except TimeoutError:
                 raise DeadlineExceeded(f"there was no answer within {limit.value} ms", limit) from None

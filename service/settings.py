@@ -55,13 +55,14 @@ class Settings(BaseModel):
     preload: str = Field(
         default="*",
         description="Kept loaded beside the default model, and waited for: references with commas between; "
-        "* is all that aliases and traffic mean, not waited for. The rest is loaded when it is asked for.",
+        "* is all that aliases and traffic mean, as far as there is room, and not waited for. The rest is loaded when "
+        "it is asked for.",
     )
     max_loaded_models: int = Field(
         default=16, ge=0, le=10_000, description="Versions loaded at once at the most; 0 for no limit."
     )
     max_loaded_bytes: int = Field(
-        default=0, ge=0, description="Bytes of weights with which a version is still loaded on request; 0 for no limit."
+        default=0, ge=0, description="Bytes of weights that may be loaded at once; 0 for no limit."
     )
     admin_key: SecretStr | None = Field(
         default=None, min_length=16, description="Key of the routes that change models, which do not exist without it."

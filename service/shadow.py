@@ -64,7 +64,7 @@ class ShadowCaller:
     async def _ask(self, served: ServedModel, shadow: ServedModel, uploads: Sequence[Upload], answers: Answers) -> None:
         labels = (shadow.version.name, str(shadow.version.number))
         try:
-            theirs = await shadow.predict(uploads, None)
+            theirs = await shadow.predict(uploads)
             self._compare(served, shadow, answers, theirs)
         except Exception as error:  # a shadow's failure is nobody's but its own
             self._drop(shadow.version.name, shadow.version.number, "failed")

@@ -6,6 +6,7 @@ replaced. A state is read whole and changed whole. A store knows no word of what
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,19 @@ from model.manifest import FileRecord
 
 StateChange = Callable[[str | None], str]
 """From a state's text, None where there is none yet, to the text that is to stand there."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a store has.
+
+    Attributes:
+        numbers: every model's version numbers, rising; models without a version are left out.
+        unreadable: of models that may be there, but cannot be read at the moment: why, with the path.
+    """
+
+    numbers: dict[str, list[int]]
+    unreadable: dict[str, str]
 
 
 class Store(Protocol):
@@ -25,8 +39,8 @@ class Store(Protocol):
     address: str
     away: str
 
-    def contents(self) -> dict[str, list[int]]:
-        """Return every model's version numbers, rising; models without a version are left out.
+    def contents(self) -> Contents:
+        """Return every model's version numbers.
 
         Raises:
             RegistryUnavailable: the store cannot be read.
@@ -37,7 +51,7 @@ class Store(Protocol):
         """Return a model's version numbers, rising; none where it has none.
 
         Raises:
-            RegistryUnavailable: the store cannot be read.
+            RegistryUnavailable: the store cannot be read, or the model in it cannot.
         """
         ...
 
@@ -104,7 +118,7 @@ class Store(Protocol):
         ...
 
     def remove(self, name: str, number: int) -> None:
-        """Take a version away: first it no longer exists, then its files go.
+        """Take a version away: first it no longer exists, then its files go; its number stays taken.
 
         Raises:
             RegistryUnavailable: the store cannot be written.

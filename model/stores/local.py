@@ -1,26 +1,27 @@
 """A store that is a folder: versions are renamed into place whole, states are replaced under a lock.
 
 Publishing writes into a hidden folder beside the versions; one `rename` makes it a version, so
-whoever is stopped on the way leaves nothing that could be taken for one.
+whoever is stopped on the way leaves nothing that could be taken for one. A version that is removed
+leaves its folder with a claim in it, so that nothing can be renamed to its number again.
 """
 
 import fcntl
 import shutil
+import stat
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from model.checkpoint import MANIFEST, STATE, sync, write_temporary
+from model.checkpoint import CLAIM, MANIFEST, STATE, WRITING, sync, write_temporary
 from model.errors import CorruptCheckpoint, RegistryMissing, RegistryUnavailable, VersionNotFound
 from model.manifest import FileRecord
-from model.stores.base import StateChange
+from model.stores.base import Contents, StateChange
 from model.types import is_name, is_version_number
 
 _LOCK = ".lock"
-_STAGING, _REMOVED = ".staging-", ".removed-"
+_STAGING = ".staging-"
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -33,9 +34,16 @@ class LocalStore:
         self.root = root
         self.address = str(root.absolute())
 
-    def contents(self) -> dict[str, list[int]]:
-        """Return every model's version numbers, rising."""
-        return {name: numbers for name in self._names() if (numbers := self._listed(name))}
+    def contents(self) -> Contents:
+        """Return every model's version numbers, rising, and which models cannot be read."""
+        contents = Contents({}, {})
+        for name in self._names():
+            try:
+                if numbers := self._listed(name):
+                    contents.numbers[name] = numbers
+            except RegistryUnavailable as error:
+                contents.unreadable[name] = str(error)
+        return contents
 
     def numbers(self, name: str) -> list[int]:
         """Return a model's version numbers, rising."""
@@ -119,22 +127,24 @@ class LocalStore:
         return number
 
     def remove(self, name: str, number: int) -> None:
-        """Rename a version out of sight, then delete it."""
-        home = self.root / name
-        hidden = home / f"{_REMOVED}{number}-{uuid.uuid4().hex}"
+        """Delete a version's manifest, then its files; the folder stays, with a claim in it."""
+        folder = self.folder(name, number)
         try:
-            (home / str(number)).rename(hidden)
-            sync(home)
-            shutil.rmtree(hidden)
-        except FileNotFoundError as error:
+            (folder / MANIFEST).stat()
+            (folder / CLAIM).touch()
+            (folder / MANIFEST).unlink()
+            sync(folder)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise VersionNotFound(f"model {name!r} has no version {number} any more") from error
         except OSError as error:
             raise self._not_writable(error) from error
+        with suppress(OSError):  # the version is gone; the next publisher will clear
+            _delete_files(folder)
 
     def forget_empty(self, name: str) -> None:
         """Take away the folder of a model without a version."""
         home = self.root / name
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError, RegistryUnavailable):  # it is not empty, or not there
             if not self._listed(name) and {path.name for path in home.iterdir()} <= {_LOCK}:
                 (home / _LOCK).unlink(missing_ok=True)
                 home.rmdir()
@@ -150,14 +160,21 @@ class LocalStore:
             ) from error
 
     def _listed(self, name: str) -> list[int]:
-        """Return the numbers of the versions that exist; none where the folder is not a model's."""
+        """Return the numbers of the versions that exist; none where the folder is not a model's.
+
+        Raises:
+            RegistryUnavailable: whether there are any, or all, cannot be told.
+        """
         if not is_name(name):
             return []
+        home = self.root / name
         try:
-            entries = list((self.root / name).iterdir())
-        except OSError:
+            folders = [path for path in home.iterdir() if is_version_number(path.name)]
+            return sorted(int(path.name) for path in folders if _is_file(path / MANIFEST))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(path.name) for path in entries if is_version_number(path.name) and _is_file(path / MANIFEST))
+        except OSError as error:
+            raise RegistryUnavailable(f"{error.filename or home} cannot be read: {error.strerror or error}") from error
 
     def _read(self, path: Path) -> str:
         try:
@@ -178,19 +195,43 @@ class LocalStore:
             return number
 
     def _clear_abandoned(self, home: Path) -> None:
-        """Delete what publishers that were killed have left, once nobody can be writing it any more."""
-        for prefix in (_STAGING, _REMOVED):
-            for folder in home.glob(f"{prefix}*"):
-                with suppress(OSError):
-                    if folder.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
-                        shutil.rmtree(folder, ignore_errors=True)
+        """Delete what those who were killed have left, once nobody can be at it any more."""
+        for path in (*home.glob(f"{_STAGING}*"), *home.glob(f"{WRITING}*")):
+            with suppress(OSError):
+                if _is_abandoned(path):
+                    _delete(path)
+        for claim in home.glob(f"*/{CLAIM}"):
+            with suppress(OSError):
+                removed = is_version_number(claim.parent.name) and not _is_file(claim.parent / MANIFEST)
+                if removed and _is_abandoned(claim):
+                    _delete_files(claim.parent)
 
     def _not_writable(self, error: OSError) -> RegistryUnavailable:
         return RegistryUnavailable(f"the registry {self.address} cannot be written: {error.strerror or error}")
 
 
 def _is_file(path: Path) -> bool:
+    """Say whether a file is there; unlike Path's own, raise where that cannot be told."""
     try:
-        return path.is_file()
-    except OSError:  # a folder that may not be entered holds nothing for us
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def _is_abandoned(path: Path) -> bool:
+    return path.stat().st_mtime < time.time() - _ABANDONED_SECONDS
+
+
+def _delete_files(folder: Path) -> None:
+    """Delete all that is in the folder of a version but the claim, as far as that can be done."""
+    for path in folder.iterdir():
+        if path.name != CLAIM:
+            with suppress(OSError):
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()

@@ -20,17 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from model.checkpoint import MANIFEST, STATE
+from model.checkpoint import CLAIM, MANIFEST, STATE
 from model.errors import CorruptCheckpoint, RegistryUnavailable, VersionNotFound
 from model.manifest import FileRecord
-from model.stores.base import StateChange
+from model.stores.base import Contents, StateChange
 from model.stores.cache import Cache, default_cache, folder_name
 from model.stores.objects import Objects
 from model.types import is_name, is_version_number
 
 T = TypeVar("T")
 
-_CLAIM = ".claim"
 _ABANDONED_SECONDS = 24 * 3600.0
 _PIECE_BYTES = 16 * 2**20
 _CLAIMS = 1000
@@ -62,7 +61,7 @@ class RemoteStore:
         self._lock = threading.Lock()
         self._fetching: dict[tuple[str, int], threading.Lock] = {}
 
-    def contents(self) -> dict[str, list[int]]:
+    def contents(self) -> Contents:
         """Return every model's version numbers, rising."""
         self._cache.make()
         try:
@@ -71,15 +70,15 @@ class RemoteStore:
             kept = self._cache.contents()
             if kept is None:
                 raise
-            return kept
+            return Contents(kept, {})
         contents = _versions(paths)
         if self._cache.note_contents(contents):
             self._drop_what_is_gone(contents)
-        return contents
+        return Contents(contents, {})
 
     def numbers(self, name: str) -> list[int]:
         """Return a model's version numbers, rising."""
-        return self.contents().get(name, [])
+        return self.contents().numbers.get(name, [])
 
     def read_manifest(self, name: str, number: int) -> str:
         """Return a manifest's text; whether the version is listed does not matter."""
@@ -231,7 +230,7 @@ class RemoteStore:
         """Return the first number that nobody has; a listing may have missed some."""
         mine = json.dumps({"id": uuid.uuid4().hex, "time": time.time()}).encode()
         for _ in range(_CLAIMS):
-            claim = f"{name}/{number}/{_CLAIM}"
+            claim = f"{name}/{number}/{CLAIM}"
             if self._objects.create(claim, mine) or self._read_or_none(claim) == mine:
                 if self._read_or_none(self._manifest_path(name, number)) is None:
                     return number
@@ -262,13 +261,13 @@ class RemoteStore:
         """Delete what publishers that failed have left, once nobody can be writing it any more."""
         whole = {number for number in _taken(paths) if self._manifest_path(name, number) in paths}
         for number in sorted(_taken(paths) - whole):
-            left = [path for path in paths if path.startswith(f"{name}/{number}/") and not path.endswith(f"/{_CLAIM}")]
+            left = [path for path in paths if path.startswith(f"{name}/{number}/") and not path.endswith(f"/{CLAIM}")]
             if left and self._is_abandoned(name, number):
                 self._delete_files(left)
 
     def _is_abandoned(self, name: str, number: int) -> bool:
         try:
-            claimed = float(json.loads(self._objects.read(f"{name}/{number}/{_CLAIM}"))["time"])
+            claimed = float(json.loads(self._objects.read(f"{name}/{number}/{CLAIM}"))["time"])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return False  # whoever put it there without a claim is none of us
         old = claimed < time.time() - _ABANDONED_SECONDS
@@ -276,7 +275,7 @@ class RemoteStore:
 
     def _delete_files(self, paths: list[str]) -> None:
         for path in paths:
-            if not path.endswith(f"/{_CLAIM}"):
+            if not path.endswith(f"/{CLAIM}"):
                 self._objects.delete(path)
 
     def _drop_what_is_gone(self, contents: dict[str, list[int]]) -> None:

@@ -21,6 +21,8 @@ from service.settings import load_settings
 
 _FAILED = 1
 _SHARE = 10.0  # percent, where none is given
+_KEPT_SHARE = f"as it is, or {_SHARE:g}"
+_KEPT = {name: f"as it is, or {field.default}" for name, field in Canary.model_fields.items()}
 
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
 AliasOption = Annotated[str, typer.Option(help="The alias to move.")]
@@ -155,6 +157,7 @@ def drop_alias(
 def remove(
     ref: Annotated[str, typer.Argument(help="name:3")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Also if it is the only one: the model goes with it.")] = False,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
     """Remove a version that no alias and no traffic needs; its number is never given again."""
@@ -163,7 +166,7 @@ def remove(
     number = store.resolve(parsed)
     if not yes:
         typer.confirm(f"remove {parsed.name}:{number} from {store.address} for good?", abort=True)
-    store.remove(ModelRef(parsed.name, version=number))
+    store.remove(ModelRef(parsed.name, version=number), last=last)
     typer.echo(f"{parsed.name}:{number} is removed")
 
 
@@ -173,51 +176,75 @@ def divide_traffic(
     *,
     canary: Annotated[int | None, typer.Option(min=1, help="Version that answers a share of the requests.")] = None,
     percent: Annotated[
-        float | None, typer.Option(min=0, max=100, help=f"The canary's share.  [default: {_SHARE:g}]")
+        float | None, typer.Option(min=0, max=100, help="The canary's share.", show_default=_KEPT_SHARE)
     ] = None,
     header: Annotated[
-        str, typer.Option(help="Header whose value decides the side; without it the request's id does.")
-    ] = Canary.model_fields["header"].default,
+        str | None,
+        typer.Option(
+            help="Header whose value decides the side; without it the request's id does.",
+            show_default=_KEPT["header"],
+        ),
+    ] = None,
     max_error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of 5xx answers with which the canary is taken out.")
-    ] = Canary.model_fields["max_error_rate"].default,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How much greater than that of production its share of 5xx answers may be.",
+            show_default=_KEPT["max_error_rate"],
+        ),
+    ] = None,
     max_latency_ratio: Annotated[
-        float, typer.Option(min=1, help="How many times the mean time of production it may take.")
-    ] = Canary.model_fields["max_latency_ratio"].default,
+        float | None,
+        typer.Option(
+            min=1,
+            help="How many times the mean time of production it may take.",
+            show_default=_KEPT["max_latency_ratio"],
+        ),
+    ] = None,
+    min_requests: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answers that it must have given to be judged.", show_default=_KEPT["min_requests"]),
+    ] = None,
     shadow: Annotated[int | None, typer.Option(min=1, help="Version that is asked as well, unnoticed.")] = None,
     shadow_percent: Annotated[
-        float | None, typer.Option(min=0, max=100, help=f"The shadow's share.  [default: {_SHARE:g}]")
+        float | None, typer.Option(min=0, max=100, help="The shadow's share.", show_default=_KEPT_SHARE)
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="Take canary and shadow out first.")] = False,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
     """Give a share of the requests for production to a canary, or copies of them to a shadow; show both."""
-    if (percent is not None and canary is None) or (shadow_percent is not None and shadow is None):
+    asked = _given(
+        percent=percent, header=header, max_error_rate=max_error_rate, max_latency_ratio=max_latency_ratio,
+        min_requests=min_requests,
+    )  # fmt: skip
+    copied = _given(percent=shadow_percent)
+    if (asked and canary is None) or (copied and shadow is None):
         raise typer.BadParameter(
-            "a share needs its version: --percent goes with --canary, --shadow-percent with --shadow"
+            "a share needs its version: --percent goes with --canary, as do --header, --max-error-rate, "
+            "--max-latency-ratio and --min-requests, --shadow-percent with --shadow"
         )
     store = Registry(registry)
     store.numbers(name)
-    changes: dict[str, Canary | Shadow] = {}
-    with _told_as_usage():
-        if canary is not None:
-            changes["canary"] = Canary(
-                version=canary,
-                percent=_SHARE if percent is None else percent,
-                header=header,
-                max_error_rate=max_error_rate,
-                max_latency_ratio=max_latency_ratio,
-            )
-        if shadow is not None:
-            changes["shadow"] = Shadow(version=shadow, percent=_SHARE if shadow_percent is None else shadow_percent)
-    for share in changes.values():
-        _check_loads(store, name, store.resolve(ModelRef(name, version=share.version)))
+    with _told_as_usage():  # before anything is changed
+        Canary.model_validate({"version": canary or 1, "percent": _SHARE, **asked})
 
     def divide(state: State) -> State:
         kept = Traffic() if end else state.traffic
+        changes: dict[str, Canary | Shadow] = {}
+        if canary is not None:
+            changes["canary"] = Canary.model_validate(_laid_over(kept.canary, canary, asked))
+        if shadow is not None:
+            changes["shadow"] = Shadow.model_validate(_laid_over(kept.shadow, shadow, copied))
         return state.with_traffic(kept.model_copy(update=changes))
 
-    state = store.change(name, divide) if changes or end else store.state(name)
+    versions = [number for number in (canary, shadow) if number is not None]
+    for number in versions:
+        store.resolve(ModelRef(name, version=number))
+    divide(store.state(name))  # what will be refused is not loaded first
+    for number in versions:
+        _check_loads(store, name, number)
+    state = store.change(name, divide) if versions or end else store.state(name)
     typer.echo(f"production: version {state.aliases.get(PRODUCTION)}")
     if (trial := state.traffic.canary) is not None:
         typer.echo(f"canary: version {trial.version}, {trial.percent:g} % by {trial.header} or the request's id")
@@ -225,6 +252,17 @@ def divide_traffic(
         typer.echo(f"shadow: version {copy.version}, {copy.percent:g} %")
     if (failed := state.rolled_back) is not None:
         typer.echo(f"taken out at {failed.at:%Y-%m-%d %H:%M:%S}: version {failed.version}: {failed.reason}")
+
+
+def _given(**options: object) -> dict[str, object]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _laid_over(share: Canary | Shadow | None, version: int, given: dict[str, object]) -> dict[str, object]:
+    """Return what a version's share is to be: what is given, and for the rest what it is."""
+    kept = share.model_dump() if share is not None and share.version == version else {"percent": _SHARE}
+    return {**kept, "version": version, **given}
 
 
 @models_app.command("protect")

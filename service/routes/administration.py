@@ -7,7 +7,7 @@ change is made only to the state that the caller has seen, whose tag is its `ETa
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Header, Response
+from fastapi import Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from model.registry import state_tag
@@ -95,27 +95,33 @@ async def unload(ref: str, host: Host, expected: Expected = None) -> VersionOut:
 
 
 @router.delete("/{ref}", status_code=204)
-async def remove(ref: str, host: Host, expected: Expected = None) -> None:
+async def remove(
+    ref: str,
+    host: Host,
+    last: Annotated[bool, Query(description="Also if it is the only one: the model goes with it.")] = False,
+    expected: Expected = None,
+) -> None:
     """Remove a version that nothing needs from the registry; its number is never given again."""
     parsed = ModelRef.parse(ref)
     await _learn(host, parsed.name, parsed.version)
     host.find(parsed)
-    await run_in_threadpool(host.registry.remove, parsed, expected=_tag(expected))
+    await run_in_threadpool(host.registry.remove, parsed, last=last, expected=_tag(expected))
     await host.look()
 
 
 async def _keep(host: ModelHost, ref: ModelRef, expected: str | None, *, wanted: bool) -> VersionOut:
     await _learn(host, ref.name, ref.version)
-    number = host.find(ref).number
+    version, model = host.find(ref), host.models[ref.name]
+    number = version.number
     if wanted:
         await host.load(ref.name, number)
     await run_in_threadpool(
         host.registry.change, ref.name, lambda state: state.with_loaded(number, wanted), expected=_tag(expected)
     )
     if not wanted:
-        host.unload(ref.name, number)
+        host.unload(version)
     await host.look()
-    return VersionOut.of(host.models[ref.name], host.models[ref.name].versions[number])
+    return VersionOut.of(model, version)
 
 
 async def _change(

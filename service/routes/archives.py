@@ -1,6 +1,7 @@
 """Versions as files: out of this registry, and into it. These routes exist only where an admin key is set."""
 
 import tempfile
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -8,10 +9,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from model.archive import MEDIA_TYPE, SUFFIX, archive_blocks, read_archive
-from model.errors import CorruptCheckpoint, EngineUnavailable
+from model.errors import CorruptCheckpoint, EngineUnavailable, ModelError, RegistryUnavailable
 from model.types import ModelRef
 from service.dependencies import Host
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, ServiceError
+from service.hosted import LoadState
 from service.openapi import ARCHIVE
 from service.schemas import PublishedOut
 from service.security import admin_router
@@ -41,15 +43,21 @@ async def import_version(
     alias: Annotated[str | None, Query(description="Alias to move to the new version.")] = None,
 ) -> PublishedOut:
     """Publish an archive, which is the body, as the next version of its model, after checking that it loads."""
-    with tempfile.TemporaryFile() as file:
-        async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
-        file.seek(0)
-        try:
+    try:
+        with tempfile.TemporaryFile() as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+            file.seek(0)
             version = await run_in_threadpool(read_archive, file, host.registry, name, alias)
-        except (CorruptCheckpoint, EngineUnavailable) as error:  # the sender's fault, not the registry's
-            raise InvalidRequest(f"the archive is refused: {error}") from error
-    await host.look()
-    if host.find(ModelRef(version.name, version=version.number)).loading:  # an alias means it
-        await host.load(version.name, version.number)
-    return PublishedOut(model=version.name, version=version.number)
+    except (CorruptCheckpoint, EngineUnavailable) as error:  # the sender's fault, not the registry's
+        raise InvalidRequest(f"the archive is refused: {error}") from error
+    except OSError as error:
+        raise RegistryUnavailable(f"the archive cannot be kept in {tempfile.gettempdir()}: {error.strerror}") from error
+    ready = False
+    with suppress(ModelError, ServiceError):  # it is published, whatever becomes of it here
+        await host.look()
+        hosted = host.find(ModelRef(version.name, version=version.number))
+        if hosted.loading:  # an alias means it
+            await host.load(version.name, version.number)
+        ready = hosted.state is LoadState.READY
+    return PublishedOut(model=version.name, version=version.number, ready=ready)

@@ -33,8 +33,9 @@ async def compare(
     refs = ModelRef.parse(ref), ModelRef.parse(candidate)
     versions = [host.find(each) for each in refs]
     uploads = await read_uploads(request, settings.max_images_per_request)
-    async with host.lease(versions[0]) as one, host.lease(versions[1]) as other:
-        asked = [(await served.predict(uploads, None)).results for served in (one, other)]
+    seconds = settings.request_timeout_ms / 1000
+    async with host.lease(versions[0], seconds) as one, host.lease(versions[1], seconds) as other:
+        asked = [(await served.predict(uploads)).results for served in (one, other)]
         pairs = [
             (index, PredictionOut.of(one.classifier.top(ours.probabilities, 1)[0]),
              PredictionOut.of(other.classifier.top(theirs.probabilities, 1)[0]))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
 
 from service.dependencies import CurrentMetrics, Host
 from service.hosting import ModelHost
@@ -44,7 +45,7 @@ async def health(host: Host, response: Response) -> Health:
 @router.get("/metrics", response_class=Response)
 async def metrics(metrics: CurrentMetrics) -> Response:
     """Give the metrics in Prometheus' text form."""
-    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(await run_in_threadpool(metrics.exposition), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _waiting(host: ModelHost, response: Response) -> list[str]:

@@ -26,13 +26,13 @@ async def list_models(host: Host, board: Board, settings: CurrentSettings) -> Mo
 async def show_model(ref: str, host: Host) -> VersionDetail:
     """Show a version: labels, input contract, metrics, engine, card."""
     parsed = ModelRef.parse(ref)
-    version = host.find(parsed)
+    version, model = host.find(parsed), host.models[parsed.name]
     manifest = await host.manifest(version)
     card = ""
     if CARD in manifest.files:
         path = await run_in_threadpool(host.registry.file, parsed.name, version.number, CARD)
         card = await run_in_threadpool(path.read_text, encoding="utf-8", errors="replace")
-    return VersionDetail.describe(host.models[parsed.name], version, manifest, card)
+    return VersionDetail.describe(model, version, manifest, card)
 
 
 @router.get("/{ref}/report/{file}", response_class=FileResponse, responses=problems(404, 422))

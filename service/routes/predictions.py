@@ -1,6 +1,9 @@
 """Predictions: images in, class probabilities out."""
 
+import time
+
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from model.errors import InvalidImage
 from model.types import ModelRef
@@ -13,6 +16,8 @@ from service.served import Answers, ClassifiedImage, ServedModel
 from service.uploads import read_uploads
 
 router = APIRouter(tags=["predictions"])
+
+_MANY_CLASSES = 2000
 
 
 @router.post("/v1/predict", **PREDICTION)
@@ -39,23 +44,30 @@ async def predict(
     caller = request.headers.get(host.canary_header(asked.name), "")
     version = host.route(asked, caller, record.request_id)
     record.version = str(version.number)
-    async with host.lease(version) as served:
-        answers = await served.predict(uploads, options.timeout_ms)
+    started = time.monotonic()
+    timeout_ms = min(options.timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms)
+    async with host.lease(version, timeout_ms / 1000) as served:
+        answers = await served.predict(uploads, options.timeout_ms, time.monotonic() - started)
         match answers.results:
             case [InvalidImage() as error]:
                 raise error  # the only image's fault is the request's
-        body = PredictResponse(
-            model=served.version.name,
-            version=served.version.number,
-            calibrated=served.classifier.manifest.calibration.calibrated,
-            results=[_result(served, result, options.top_k) for result in answers.results],
-        )
+        classes = len(answers.results) * (options.top_k or len(served.classifier.manifest.labels))
+        if classes > _MANY_CLASSES:  # this takes a while, and others are waiting
+            body = await run_in_threadpool(_write_answer, served, answers, options.top_k)
+        else:
+            body = _write_answer(served, answers, options.top_k)
         shadows.offer(asked, served, uploads, answers, record.request_id)
-    return Response(
-        body.model_dump_json(exclude_none=True),
-        media_type="application/json",
-        headers={"Server-Timing": _server_timing(answers)},
+    return Response(body, media_type="application/json", headers={"Server-Timing": _server_timing(answers)})
+
+
+def _write_answer(served: ServedModel, answers: Answers, top_k: int) -> str:
+    body = PredictResponse(
+        model=served.version.name,
+        version=served.version.number,
+        calibrated=served.classifier.manifest.calibration.calibrated,
+        results=[_result(served, result, top_k) for result in answers.results],
     )
+    return body.model_dump_json(exclude_none=True)
 
 
 def _result(served: ServedModel, result: ClassifiedImage | InvalidImage, top_k: int) -> ResultOut:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.checkpoint import NETWORK
+from model.checkpoint import MANIFEST, NETWORK
 from model.registry import Registry, StoredVersion
 from model.state import DiffRecord, State
 from model.types import ModelRef
@@ -195,7 +195,7 @@ async def test_an_alias_moves_only_to_a_version_that_loads(registry: Registry) -
     damage(registry, 2)
     async with administering(registry) as client:
         answer = await client.put(f"{TINY}/aliases/production", json={"version": 2})
-        assert_problem(answer, 503, "model-not-ready", "tiny:2 could not be loaded", "GET /health")
+        assert_problem(answer, 503, "model-not-ready", "tiny:2 could not be loaded", NETWORK)
         assert await answering(client) == 1
         health = await client.get("/health")
         assert health.status_code == 200
@@ -497,7 +497,7 @@ async def test_a_removed_version_is_gone_and_its_number_is_never_given_again(
         answer = await client.put(f"{TINY}/aliases/trial", json={"version": 3})
         assert_problem(answer, 404, "version-not-found")
         assert await answering(client) == 1
-    assert not (Path(registry.address) / "tiny" / "3").exists()
+    assert not (Path(registry.address) / "tiny" / "3" / MANIFEST).exists()
     assert publish_again(registry, tiny).number == 4
 
 

@@ -30,7 +30,7 @@ async def test_a_version_that_is_exported_can_be_imported_and_serves_at_once(
     async with running(tiny_root, admin_key=KEY) as client:
         archive = await exported(client)
         published = await client.post("/v1/models?name=copy&alias=canary", content=archive, headers=ADMIN)
-        assert (published.status_code, published.json()) == (201, {"model": "copy", "version": 1})
+        assert (published.status_code, published.json()) == (201, {"model": "copy", "version": 1, "ready": True})
         answers = [
             (await client.post(f"/v1/models/{ref}/predict", content=IMAGE)).json()["results"]
             for ref in ("tiny:1", "copy@canary")

@@ -15,8 +15,10 @@ from model.registry import Registry, StoredVersion
 from model.state import Canary, DiffRecord, PromotionRule, RolledBack, Shadow, Traffic
 from model.types import ModelRef
 from tests.command import hubel
+from tests.fakes import tiny_release
 from tests.publishers import publish_again
 from tests.unit.model.test_state import NOW
+from training.publish import publish
 
 
 @pytest.fixture
@@ -136,6 +138,40 @@ def test_traffic_is_divided_shown_and_ended(registry: Registry, models: Models) 
     assert registry.state("tiny").traffic == Traffic()
 
 
+def test_a_larger_share_leaves_the_rest_of_a_canary_and_a_shadow_as_they_are(
+    registry: Registry, models: Models
+) -> None:
+    models(
+        registry, "traffic", "tiny", "--canary", "2", "--header", "X-Tenant", "--max-error-rate", "0.01",
+        "--max-latency-ratio", "2", "--min-requests", "7", "--shadow", "2", "--shadow-percent", "25",
+    )  # fmt: skip
+    canary = Canary(version=2, percent=10, header="X-Tenant", max_error_rate=0.01, max_latency_ratio=2, min_requests=7)
+    shadow = Shadow(version=2, percent=25)
+    assert registry.state("tiny").traffic == Traffic(canary=canary, shadow=shadow)
+    models(registry, "traffic", "tiny", "--canary", "2", "--percent", "50", "--shadow", "2")
+    larger = canary.model_copy(update={"percent": 50})
+    assert registry.state("tiny").traffic == Traffic(canary=larger, shadow=shadow)
+    models(registry, "traffic", "tiny", "--canary", "2", "--max-error-rate", "0.2")
+    bound = larger.model_copy(update={"max_error_rate": 0.2})
+    assert registry.state("tiny").traffic == Traffic(canary=bound, shadow=shadow)
+    models(registry, "traffic", "tiny", "--end", "--canary", "2")
+    assert registry.state("tiny").traffic == Traffic(canary=Canary(version=2, percent=10))
+
+
+def test_another_canary_and_shadow_begin_with_the_defaults(
+    registry: Registry, models: Models, tiny: StoredVersion
+) -> None:
+    before = Traffic(
+        canary=Canary(version=2, percent=50, header="X-Tenant", max_error_rate=0.01, min_requests=7),
+        shadow=Shadow(version=2, percent=50),
+    )
+    registry.change("tiny", lambda state: state.with_traffic(before))
+    publish_again(registry, tiny)
+    models(registry, "traffic", "tiny", "--canary", "4", "--shadow", "4")
+    traffic = Traffic(canary=Canary(version=4, percent=10), shadow=Shadow(version=4, percent=10))
+    assert registry.state("tiny").traffic == traffic
+
+
 def test_a_canary_that_was_taken_out_is_shown_with_its_reason(registry: Registry, models: Models) -> None:
     failed = RolledBack(version=2, reason="it was slow", at=NOW)
     registry.change("tiny", lambda state: state.model_copy(update={"rolled_back": failed}))
@@ -146,7 +182,12 @@ def test_a_canary_that_was_taken_out_is_shown_with_its_reason(registry: Registry
     ("arguments", "words"),
     [
         (["--canary", "9"], ["has no version 9; it has 1, 2, 3"]),
+        (["--canary", "1"], ["version 1 is production already"]),
+        (["--shadow", "1"], ["version 1 is production already"]),
         (["--percent", "50"], ["--percent goes with --canary"]),
+        (["--header", "X-Tenant"], ["--header"]),
+        (["--shadow-percent", "50"], ["--shadow-percent with --shadow"]),
+        (["--canary", "2", "--min-requests", "0"], ["--min-requests"]),
         (["--canary", "2", "--percent", "101"], ["--percent"]),
         (["--canary", "2", "--percent", "nan"], ["--percent"]),
         (["--canary", "2", "--header", "X Y"], ["--header", "should match pattern"]),
@@ -220,6 +261,17 @@ def test_an_alias_is_taken_away_but_not_production(registry: Registry, models: M
     assert_refused(models(registry, "unalias", "tiny@production"), "cannot be taken away")
     assert_refused(models(registry, "unalias", "tiny:2"), "write name@alias")
     assert_refused(models(registry, "unalias", "dogs@trial"), "there is no model 'dogs'")
+
+
+def test_the_last_version_goes_only_by_its_own_option_and_its_model_with_it(registry: Registry, models: Models) -> None:
+    assert models(registry, "remove", "tiny:3", "--yes").returncode == 0
+    assert_refused(models(registry, "remove", "tiny:1", "--yes", "--last"), "in use by alias 'production'")
+    assert models(registry, "remove", "tiny:2", "--yes").returncode == 0
+    assert_refused(models(registry, "remove", "tiny:1", "--yes"), "in use by alias 'production'")
+    assert models(registry, "remove", "tiny:1", "--yes", "--last").returncode == 0
+    assert registry.names() == []
+    assert publish(registry, tiny_release()).number == 4
+    assert registry.state("tiny").aliases == {"production": 4}
 
 
 def test_what_is_broken_does_not_hide_the_others_and_ends_with_1(registry: Registry, models: Models) -> None:

@@ -74,13 +74,14 @@ async def test_a_service_that_loads_is_alive_but_not_ready(
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["tiny:1: loading"])
-        answer = await client.post(PREDICT, content=IMAGE)
+        answer = await client.post(PREDICT, params={"timeout_ms": 50}, content=IMAGE)
         assert_problem(answer, 503, "model-not-ready", "being loaded")
         assert answer.headers["retry-after"] == "1"
+        patient = asyncio.create_task(client.post(PREDICT, content=IMAGE))
+        await asyncio.sleep(0.05)
         go_on.set()
-        while not (await client.get("/readyz")).is_success:
-            await asyncio.sleep(0.01)
-        assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
+        assert (await patient).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_a_tampered_version_is_not_served_and_the_others_are(tiny_root: Path) -> None:
@@ -136,10 +137,12 @@ async def test_an_alias_of_a_version_that_is_gone_is_told(tiny_root: Path) -> No
     assert_problem(answer, 503, "model-not-ready", "tiny:4 could not be loaded")
 
 
-async def test_a_card_that_is_no_text_is_shown_as_far_as_it_can_be(tiny_root: Path) -> None:
-    (tiny_root / "tiny" / "1" / "card.md").write_bytes(b"# A \xff card")
+async def test_a_card_that_was_altered_is_not_shown(tiny_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(tiny_root) as client:
-        assert (await client.get("/v1/models/tiny")).json()["card"] == "# A \ufffd card"
+        (tiny_root / "tiny" / "1" / "card.md").write_bytes(b"# Another card")
+        assert_problem(await client.get("/v1/models/tiny"), 500, "corrupt-checkpoint")
+        assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
+    assert "card.md is not the file that was published" in caplog.text
 
 
 async def test_metrics_count_requests_images_and_batches(published_tiny: Path) -> None:

@@ -18,7 +18,7 @@ from model.engines.selection import EngineChoice
 from model.manifest import parse_manifest, write_manifest_text
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
-from service import loading
+from service import hosting, loading
 from tests.asgi import assert_problem, metric_values, running, until
 from tests.fakes import encode, noise, tiny_release
 from tests.publishers import publish_again
@@ -388,3 +388,143 @@ async def test_labels_that_do_not_match_the_network_s_width_are_not_served(tiny_
         answer = await client.post("/v1/models/tiny:2/predict", content=IMAGE)
         assert_problem(answer, 503, "model-not-ready")
         assert "4 labels" in (await client.get("/health")).text
+
+
+async def test_more_models_than_there_is_room_for_all_answer_in_turn(tiny_root: Path) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(tiny_root / "tiny", tiny_root / name)
+    async with running(tiny_root, max_loaded_models=2, **SOON) as client:
+        for name in ("tiny", "second", "third", "second", "third", "tiny"):
+            assert await answering(client, f"/v1/models/{name}/predict") == 1
+            await until(lambda: at_most_two_ready(client))
+
+
+async def at_most_two_ready(client: httpx.AsyncClient) -> bool:
+    models = (await client.get("/v1/models")).json()["models"]
+    found = [version["state"] for model in models for version in model["versions"]]
+    return found.count("ready") <= 2
+
+
+async def test_a_full_service_swaps_all_the_same(tiny_root: Path, two: Registry) -> None:
+    key = "the key of the tests"
+    async with running(tiny_root, max_loaded_models=1, admin_key=key, **SOON) as client:
+        for number in (2, 1):
+            answer = await client.put(
+                "/v1/models/tiny/aliases/production",
+                json={"version": number},
+                headers={"Authorization": f"Bearer {key}"},
+            )
+            assert answer.status_code == 200, answer.text
+            await until(becomes(client, number))
+        await until(stand(client, v1="ready", v2="stored"))
+
+
+async def test_a_version_that_is_to_be_loaded_stays_so_though_nothing_is_preloaded(
+    tiny_root: Path, two: Registry, tiny: StoredVersion
+) -> None:
+    publish_again(two, tiny)
+    two.change("tiny", lambda state: state.with_loaded(2, wanted=True))
+    async with running(tiny_root, preload="tiny", max_loaded_models=3, **SOON) as client:
+        assert await states(client) == {1: "ready", 2: "ready", 3: "stored"}
+        two.change("tiny", lambda state: state.with_loaded(2, wanted=False))
+        await until(stand(client, v1="ready", v2="stored"))
+
+
+async def test_production_serves_on_when_it_is_removed_before_its_successor_is_loaded(
+    tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(version: StoredVersion, choice: EngineChoice) -> Classifier:
+        if version.number == 2:
+            go_on.wait(DEADLINE_SECONDS)
+        return load_classifier(version, choice)
+
+    monkeypatch.setattr(loading, "load_classifier", slow)
+    async with running(tiny_root, wait=False, **SOON) as client:
+        await until(stand(client, v1="ready"))
+        two.promote(ModelRef.parse("tiny:2"))
+        two.remove(ModelRef.parse("tiny:1"))
+        await until(stand(client, v2="loading"))
+        for _ in range(5):
+            assert await answering(client) == 1
+            await asyncio.sleep(0.03)
+        go_on.set()
+        await until(becomes(client, 2))
+        await until(lambda: gone(client, 1))
+
+
+async def test_a_state_that_is_lost_changes_nothing_that_serves(tiny_root: Path, two: Registry) -> None:
+    async with running(tiny_root, **SOON) as client:
+        (tiny_root / "tiny" / "state.json").unlink()
+
+        async def said() -> bool:
+            return "the state of model 'tiny' is missing" in (await client.get("/health")).text
+
+        await until(said)
+        assert await answering(client) == 1
+
+
+async def test_a_registry_that_hangs_is_told_and_holds_nobody_up(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    snapshot = Registry.snapshot
+
+    def slow(self: Registry) -> Any:
+        if hanging:
+            go_on.wait(DEADLINE_SECONDS)
+        return snapshot(self)
+
+    hanging = False
+    monkeypatch.setattr(Registry, "snapshot", slow)
+    monkeypatch.setattr(hosting, "LOOK_SECONDS", 0.1)
+    async with running(tiny_root, **SOON) as client:
+        hanging = True
+        await until(lambda: told(client, away=True))
+        assert "has not answered for 0.1 s" in (await client.get("/health")).text
+        assert await answering(client) == 1
+        go_on.set()
+        await until(lambda: told(client, away=False))
+
+
+async def test_slow_downloads_keep_no_other_version_from_loading(
+    tiny_root: Path, two: Registry, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        publish_again(two, tiny)
+    go_on = threading.Event()
+    version = Registry.version
+
+    def slow(self: Registry, ref: ModelRef) -> StoredVersion:
+        if ref.version in (3, 4):
+            go_on.wait(DEADLINE_SECONDS)
+        return version(self, ref)
+
+    monkeypatch.setattr(Registry, "version", slow)
+    async with running(tiny_root, **SOON) as client:
+        slow_ones = [
+            asyncio.create_task(client.post(f"/v1/models/tiny:{number}/predict", content=IMAGE)) for number in (3, 4)
+        ]
+        await until(stand(client, v3="loading", v4="loading"))
+        assert await answering(client, "/v1/models/tiny:2/predict") == 2
+        go_on.set()
+        assert {answer.status_code for answer in await asyncio.gather(*slow_ones)} == {200}
+
+
+async def test_a_broken_version_drives_out_no_good_one(tiny_root: Path, two: Registry, tiny: StoredVersion) -> None:
+    publish_again(two, tiny)
+    (tiny_root / "tiny" / "3" / "manifest.json").write_text("{")
+    async with running(tiny_root, max_loaded_models=2) as client:
+        assert await answering(client, "/v1/models/tiny:2/predict") == 2
+        answer = await client.post("/v1/models/tiny:3/predict", content=IMAGE)
+        assert_problem(answer, 503, "model-not-ready", "tiny:3 could not be loaded")
+        assert await states(client) == {1: "ready", 2: "ready", 3: "failed"}
+
+
+async def test_the_series_of_a_version_that_is_gone_go_with_it(tiny_root: Path, two: Registry) -> None:
+    async with running(tiny_root, **SOON) as client:
+        assert await answering(client, "/v1/models/tiny:2/predict") == 2
+        two.remove(ModelRef.parse("tiny:2"))
+        await until(lambda: gone(client, 2))
+        assert not [labels for _, labels in await metric_values(client) if "version=2" in labels]

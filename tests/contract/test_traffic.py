@@ -12,10 +12,10 @@ import pytest
 from model.classifier import Classifier
 from model.engines.base import Logits
 from model.engines.selection import EngineChoice
-from model.errors import CorruptCheckpoint
+from model.errors import CorruptCheckpoint, RegistryUnavailable
 from model.preprocessing import Pixels
 from model.registry import Registry, StoredVersion
-from model.state import Canary, Shadow, Traffic
+from model.state import Canary, Shadow, State, Traffic
 from model.types import ModelRef
 from service import loading
 from service.traffic import falls_to
@@ -199,6 +199,26 @@ async def test_a_canary_that_fails_is_taken_out_and_production_answers_everybody
     assert registry.state("tiny").aliases["production"] == 1
 
 
+async def test_a_canary_that_fails_answers_nobody_also_where_the_registry_cannot_be_written(
+    registry: Registry, engines: dict[int, Telling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **named: object) -> State:
+        raise RegistryUnavailable("it is mounted read-only")
+
+    root = divide(registry, canary=Canary(version=2, percent=50, min_requests=5))
+    monkeypatch.setattr(Registry, "change", refuse)
+    async with running(root, registry_poll_seconds=0.05) as client:
+        engines[2].error = RuntimeError("out of memory")
+
+        async def stopped() -> bool:
+            answers = await asyncio.gather(*(client.post(PREDICT, content=IMAGE) for _ in range(16)))
+            return {answer.status_code for answer in answers} == {200}
+
+        await until(stopped)
+        assert {await ask(client) for _ in range(20)} == {1}
+    assert registry.state("tiny").traffic.canary is not None
+
+
 async def test_a_canary_that_does_well_is_left_in(registry: Registry) -> None:
     root = divide(registry, canary=Canary(version=2, percent=50, min_requests=5, max_latency_ratio=1000))
     async with running(root, registry_poll_seconds=0.05) as client:
@@ -315,7 +335,10 @@ async def test_a_shadow_that_cannot_be_loaded_is_counted(registry: Registry) -> 
 
 
 async def test_a_shadow_that_is_production_is_not_asked(registry: Registry) -> None:
-    async with running(divide(registry, shadow=Shadow(version=1, percent=100))) as client:
+    """Only a state that was written by hand has one."""
+    traffic = Traffic(shadow=Shadow(version=1, percent=100))
+    registry.change("tiny", lambda state: state.model_copy(update={"traffic": traffic}))
+    async with running(Path(registry.address)) as client:
         assert await ask(client) == 1
         assert (await dropped(client), await counted(client, "shadow_images_total", "model=tiny,version=1")) == ({}, 0)
 

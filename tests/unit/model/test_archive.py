@@ -143,6 +143,9 @@ def test_what_is_not_as_its_manifest_says_is_refused(
         ({"files": {"../x": {"bytes": 1, "sha256": "0" * 64}}}, ["'../x'", "does not name a file inside"]),
         ({"files": {"a//b": {"bytes": 1, "sha256": "0" * 64}}}, ["'a//b'", "cannot be a file"]),
         ({"files": {"report/manifest.json": {"bytes": 1, "sha256": "0" * 64}}}, ["cannot be a file"]),
+        ({"files": {"manifest.json/a": {"bytes": 1, "sha256": "0" * 64}}}, ["cannot be a file"]),
+        ({"files": {name: {"bytes": 1, "sha256": "0" * 64} for name in ("a", "a/b")}}, ["'a/b'", "cannot be a file"]),
+        ({"files": {name: {"bytes": 1, "sha256": "0" * 64} for name in ("a/b/c", "a")}}, ["'a/b/c'", "cannot be"]),
         ({"labels": ["one"]}, ["labels"]),
     ],
 )

@@ -61,6 +61,37 @@ def test_a_folder_without_a_manifest_is_no_version(tiny_root: Path, tiny: Stored
     assert publish_again(registry, tiny).number == 3
 
 
+def test_a_version_that_a_list_misses_is_found_by_its_number(
+    tiny_root: Path, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tiny_root)
+    publish_again(registry, tiny)
+    monkeypatch.setattr(registry._store, "_listed", lambda _: [1])
+    assert registry.version(ModelRef.parse("tiny:2")).number == 2
+    with pytest.raises(VersionNotFound, match=r"has no version 3; it has 1$"):
+        registry.version(ModelRef.parse("tiny:3"))
+
+
+def test_a_listed_version_whose_manifest_is_broken_is_told(tiny_root: Path, tiny: StoredVersion) -> None:
+    (tiny.folder / MANIFEST).write_text("{}")
+    with pytest.raises(CorruptCheckpoint, match=r"tiny/1/manifest\.json is not a manifest"):
+        Registry(tiny_root).version(ModelRef.parse("tiny:1"))
+
+
+def test_only_names_lead_to_versions(tiny_root: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        Registry(tiny_root / "tiny").version(ModelRef("../tiny", version=1))
+
+
+def test_a_state_that_was_lost_makes_no_new_version_production(tiny_root: Path, tiny: StoredVersion) -> None:
+    registry = Registry(tiny_root)
+    (tiny_root / "tiny" / "state.json").unlink()
+    publish_again(registry, tiny)
+    assert registry.state("tiny").aliases == {}
+    publish_again(registry, tiny, alias="production")
+    assert registry.state("tiny").aliases == {"production": 3}
+
+
 def test_a_publication_that_fails_leaves_nothing(tiny_root: Path) -> None:
     registry = Registry(tiny_root)
     before = sorted(path.name for path in (tiny_root / "tiny").iterdir())

@@ -47,6 +47,7 @@ def protected(*diffs: DiffRecord, **rule: float) -> State:
 
 
 def test_the_first_version_becomes_production_and_the_second_does_not() -> None:
+    assert State().with_version(4, None, first=False) == State()
     state = State().with_version(1, None).with_version(2, None)
     assert state.aliases == {"production": 1}
 
@@ -261,6 +262,29 @@ def test_a_removed_version_gets_no_traffic(traffic: Traffic) -> None:
         after(1).without_version(2).with_traffic(traffic)
 
 
+@pytest.mark.parametrize("traffic", [Traffic(canary=CANARY), Traffic(shadow=Shadow(version=2, percent=1))])
+def test_production_gets_no_share_of_its_own_requests(traffic: Traffic) -> None:
+    with pytest.raises(VersionInUse, match=r"^version 2 is production already$"):
+        after(1, 2).with_traffic(traffic)
+
+
+def test_what_becomes_production_leaves_the_traffic_and_does_not_come_back_with_the_next_one() -> None:
+    state = after(1).with_traffic(Traffic(canary=CANARY, shadow=SHADOW)).with_alias("production", 2)
+    assert state.traffic == Traffic(shadow=SHADOW)
+    assert state.with_alias("production", 4).traffic == Traffic(shadow=SHADOW)
+    assert state.with_alias("production", 3).traffic == Traffic()
+
+
+def test_what_production_is_rolled_back_to_leaves_the_traffic() -> None:
+    state = after(2, 1).with_traffic(Traffic(canary=CANARY, shadow=SHADOW))
+    assert state.rolled_back_to_previous("production").traffic == Traffic(shadow=SHADOW)
+
+
+def test_another_alias_takes_nothing_out_of_the_traffic() -> None:
+    state = after(1).with_traffic(Traffic(canary=CANARY)).with_alias("trial", 2).with_alias("trial", 3)
+    assert state.rolled_back_to_previous("trial").traffic == Traffic(canary=CANARY)
+
+
 def test_a_canary_that_failed_is_out_and_the_shadow_stays() -> None:
     state = after(1).with_traffic(Traffic(canary=CANARY, shadow=SHADOW)).without_canary(CANARY, "slow", NOW)
     assert state.traffic == Traffic(shadow=SHADOW)
@@ -310,10 +334,11 @@ def test_a_removed_version_is_not_loaded() -> None:
 
 
 def test_a_version_in_use_is_not_removed_and_every_user_is_named() -> None:
-    state = after(1, 2).with_alias("trial", 2).with_traffic(Traffic(shadow=Shadow(version=2, percent=1)))
+    state = after(1).with_alias("trial", 2).with_alias("stable", 2)
+    state = state.with_traffic(Traffic(shadow=Shadow(version=2, percent=1)))
     with pytest.raises(VersionInUse) as caught:
         state.with_loaded(2, wanted=True).without_version(2)
-    for user in ("'production'", "'trial'", "the traffic", "the list of versions to load"):
+    for user in ("'stable'", "'trial'", "the traffic", "the list of versions to load"):
         assert user in str(caught.value)
 
 
@@ -344,6 +369,41 @@ STATES = st.builds(
 @given(STATES)
 def test_a_state_is_read_as_it_was_written(state: State) -> None:
     assert parse_state(write_state(state), "here") == state
+
+
+@given(STATES, st.data())
+def test_a_flipped_bit_never_makes_another_state(state: State, data: st.DataObject) -> None:
+    content = bytearray(write_state(state).encode())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        found = parse_state(content.decode(), "here")
+    except (UnicodeDecodeError, CorruptCheckpoint):
+        return
+    assert found == state  # as where a space became a line break
+
+
+def test_an_altered_state_is_refused_with_what_to_do_about_it() -> None:
+    text = write_state(after(1, 2)).replace('"production": 2', '"production": 3')
+    with pytest.raises(CorruptCheckpoint, match=r"^tiny/state.json was altered: .* by hand, take its 'digest' out$"):
+        parse_state(text, "tiny/state.json")
+
+
+@pytest.mark.parametrize("digest", [None, 1, "", "0" * 64])
+def test_a_digest_that_is_there_is_compared_whatever_it_is(digest: object) -> None:
+    with pytest.raises(CorruptCheckpoint, match="was altered"):
+        parse_state(json.dumps({**json.loads(write_state(after(1))), "digest": digest}), "here")
+
+
+def test_a_state_without_a_digest_was_written_by_hand_and_is_read() -> None:
+    content = json.loads(write_state(after(1, 2)))
+    del content["digest"]
+    content["aliases"]["production"] = 3
+    assert parse_state(json.dumps(content), "here").aliases == {"production": 3}
+
+
+def test_neither_order_nor_blanks_alter_a_state() -> None:
+    content = json.loads(write_state(after(1, 2)))
+    assert parse_state(json.dumps(dict(reversed(content.items()))), "here") == after(1, 2)
 
 
 def test_defaults_are_written_so_that_other_ones_later_change_no_rule() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
-from model.checkpoint import GOLDEN
+from model.checkpoint import CARD, GOLDEN
 from model.errors import CorruptCheckpoint, RegistryUnavailable, StateConflict, VersionInUse, VersionNotFound
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
@@ -60,6 +60,16 @@ def test_a_published_version_is_on_this_machine(registry: Registry, tiny: Stored
     folder = publish_again(registry, tiny).folder
     assert {path.name for path in folder.iterdir()} >= tiny.manifest.files.keys()
     assert registry.file("tiny", 2, GOLDEN).read_bytes() == (tiny.folder / GOLDEN).read_bytes()
+
+
+def test_a_file_that_was_altered_after_it_was_fetched_is_not_given(registry: Registry, tiny: StoredVersion) -> None:
+    path, published = registry.file("tiny", 1, CARD), (tiny.folder / CARD).read_bytes()
+    for content in (published[:-1], published[:-1] + b"?"):
+        path.write_bytes(content)
+        try:
+            assert registry.file("tiny", 1, CARD).read_bytes() == published  # where there is another copy
+        except CorruptCheckpoint as error:
+            assert f"{path} is not the file that was published" in str(error)  # noqa: PT017
 
 
 def test_publishers_at_the_same_time_lose_no_version(registry: Registry, tiny: StoredVersion) -> None:

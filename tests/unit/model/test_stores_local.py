@@ -2,14 +2,20 @@
 
 import errno
 import os
+import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from model.errors import AliasNotMoved, CorruptCheckpoint, RegistryUnavailable
-from model.registry import Registry, StoredVersion
+from model import checkpoint
+from model.checkpoint import CARD, NETWORK
+from model.errors import AliasNotMoved, CorruptCheckpoint, ModelNotFound, RegistryUnavailable, VersionNotFound
+from model.manifest import FileRecord
+from model.registry import ModelSnapshot, Registry, StoredVersion
 from model.types import ModelRef
 from tests.publishers import (
     check_all,
@@ -21,6 +27,7 @@ from tests.publishers import (
 )
 
 MOST_STEPS = 100
+SECOND = ModelRef("tiny", version=2)
 
 
 def test_a_publisher_that_is_killed_at_any_step_leaves_a_whole_registry(
@@ -126,14 +133,150 @@ def test_a_state_that_cannot_be_read_is_an_error_and_stays(
     assert registry.numbers("tiny") == [1]
 
 
-@pytest.mark.parametrize("prefix", [".staging-", ".removed-"])
-def test_what_was_left_behind_is_cleared_after_a_day(prefix: str, tiny_root: Path, tiny: StoredVersion) -> None:
-    old, young = (tiny_root / "tiny" / f"{prefix}{name}" for name in ("old", "young"))
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "model.onnx").write_bytes(b"half")
+def test_what_was_left_behind_is_cleared_after_a_day(tiny_root: Path, tiny: StoredVersion) -> None:
+    home = tiny_root / "tiny"
     then = time.time() - 25 * 3600
-    os.utime(old, (then, then))
+    for name in ("old", "young"):
+        (home / f".staging-{name}").mkdir()
+        (home / f".staging-{name}" / NETWORK).write_bytes(b"half")
+        (home / f".writing-{name}").write_bytes(b"half")
+    for path in (home / ".staging-old", home / ".writing-old"):
+        os.utime(path, (then, then))
     publish_again(Registry(tiny_root), tiny)
-    assert not old.exists()
-    assert young.exists()
+    assert {path.name for path in home.glob(".*")} == {".lock", ".staging-young", ".writing-young"}
+
+
+def test_a_writer_that_is_killed_leaves_what_is_cleared(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("os.fsync", kill)
+    with pytest.raises(Killed):
+        Registry(tiny_root).promote(ModelRef("tiny", version=1), "canary")
+    (left,) = [path.name for path in (tiny_root / "tiny").glob(".*") if path.name != ".lock"]
+    assert left.startswith(".writing-")
+
+
+# Models that cannot be read at the moment
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, path: Path, code: int) -> None:
+    """Let the system refuse to list a folder, or to look at a file."""
+    for name in ("stat", "listdir", "scandir"):
+        original = getattr(os, name)
+
+        def fail(which: Any = ".", *rest: Any, _original: Any = original, **named: Any) -> Any:
+            if isinstance(which, str | Path) and Path(which) == path:
+                raise OSError(code, os.strerror(code), str(path))
+            return _original(which, *rest, **named)
+
+        monkeypatch.setattr(os, name, fail)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("place", ["tiny", "tiny/1/manifest.json"])
+def test_a_model_that_cannot_be_read_is_not_taken_for_one_without_versions(
+    code: int, place: str, tiny_root: Path, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tiny_root)
+    manifest = tiny.manifest.model_copy(update={"name": "other"})
+    with registry.staging("other") as folder:
+        (folder / CARD).write_text("card")
+        registry.publish(folder, manifest)
+    publish_again(registry, tiny)
+    fail_at(monkeypatch, tiny_root / place, code)
+    reason = f"{tiny_root / place} cannot be read: {os.strerror(code)}"
+    assert registry.snapshot() == {
+        "other": ModelSnapshot((1,), registry.state("other")),
+        "tiny": ModelSnapshot((), None, reason),
+    }
+    assert registry.names() == ["other"]
+    registry.check()
+    for ask in (registry.numbers, registry.has, lambda name: registry.resolve(ModelRef(name, alias="production"))):
+        with pytest.raises(RegistryUnavailable, match=re.escape(reason)):
+            ask("tiny")
+    with pytest.raises(ModelNotFound, match=r"has other$"):
+        registry.numbers("dogs")
+    registry.forget_empty("tiny")
+    monkeypatch.undo()
+    assert registry.snapshot()["tiny"].numbers == (1, 2)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR])
+def test_a_model_that_went_away_meanwhile_is_none(code: int, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, tiny_root / "tiny", code)
+    assert Registry(tiny_root).snapshot() == {}
+
+
+# Versions that are removed
+
+
+def test_a_number_is_not_given_again_after_a_removal_while_another_publishes(
+    tiny_root: Path, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tiny_root)
+    publish_again(registry, tiny)
+    digest_files = checkpoint.digest_files
+
+    def hash_slowly(folder: Path) -> dict[str, FileRecord]:
+        registry.remove(SECOND)
+        return digest_files(folder)
+
+    monkeypatch.setattr("model.registry.digest_files", hash_slowly)
+    assert publish_again(registry, tiny).number == 3
+    assert check_all(registry) == [1, 3]
+
+
+def test_a_removed_version_leaves_only_its_claim(tiny_root: Path, tiny: StoredVersion) -> None:
+    registry = Registry(tiny_root)
+    folder = publish_again(registry, tiny).folder
+    (folder / "report").mkdir()
+    (folder / "report" / "index.html").write_text("report")
+    registry.remove(SECOND)
+    assert [path.name for path in folder.iterdir()] == [".claim"]
+    with pytest.raises(VersionNotFound, match=r"it has 1$"):
+        registry.version(SECOND)
+
+
+@pytest.mark.parametrize("step", ["unlink", "fsync", "rmtree"])
+def test_a_removal_that_is_stopped_is_not_half_seen_and_is_finished(
+    step: str, tiny_root: Path, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tiny_root)
+    folder = publish_again(registry, tiny).folder
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, suppress(RegistryUnavailable):
+        patch.setattr("model.stores.local._delete_files" if step == "rmtree" else f"os.{step}", fail)
+        registry._store.remove("tiny", 2)
+    if step == "unlink":  # it is there as before
+        assert check_all(registry) == [1, 2]
+        assert checkpoint.digest_files(folder) == tiny.manifest.files
+        assert registry.remove(SECOND) == 2
+    else:
+        then = time.time() - 25 * 3600
+        assert (folder / NETWORK).is_file()
+        os.utime(folder / ".claim", (then, then))
+    assert registry.numbers("tiny") == [1]
+    assert publish_again(registry, tiny).number == 3
+    assert [path.name for path in folder.iterdir()] == [".claim"]
+
+
+# Files that are asked for
+
+
+@pytest.mark.parametrize("content", [None, b"", b"altered"])
+def test_a_file_that_is_not_the_published_one_is_told(
+    content: bytes | None, tiny_root: Path, tiny: StoredVersion
+) -> None:
+    path = tiny_root / "tiny" / "1" / CARD
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(CorruptCheckpoint, match=re.escape(str(path))):
+        Registry(tiny_root).file("tiny", 1, CARD)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.publishers import publish_again
 pytestmark = pytest.mark.anyio
 
 CANARY = Canary(version=2, percent=10, max_error_rate=0.1, max_latency_ratio=2, min_requests=10)
-SHADOW = Shadow(version=1, percent=5)
+SHADOW = Shadow(version=3, percent=5)
 
 
 class Clock:
@@ -231,19 +232,84 @@ async def test_a_canary_that_another_one_has_replaced_meanwhile_stays(trial: Tri
     assert (trial.state.traffic.canary, trial.state.rolled_back, trial.rollbacks()) == (replaced, None, 0)
 
 
-async def test_a_registry_that_cannot_be_written_is_logged_and_tried_again(
+def refuse(*arguments: object, **named: object) -> State:
+    raise RegistryUnavailable("the disk is full")
+
+
+async def test_a_registry_that_cannot_be_written_is_logged_once_and_tried_again_while_the_canary_stands_still(
     trial: Trial, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*arguments: object, **named: object) -> State:
-        raise RegistryUnavailable("the disk is full")
-
-    await trial.check()
+    model = HostedModel("tiny", trial.state, {"production": 1})
+    await trial.watch.check([model])
+    assert model.suspended is None
     trial.answer(2, 50, status=500)
     with monkeypatch.context() as patch:
         patch.setattr(trial.registry, "change", refuse)
-        await trial.check()
+        for _ in range(3):
+            await trial.watch.check([model])
+            assert model.suspended == CANARY
+            trial.answer(2, 500)  # by its number; what has failed is not given another chance
+            trial.clock.now += 2 * WINDOW_SECONDS
     assert (trial.state.traffic.canary, trial.rollbacks()) == (CANARY, 0)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "cannot be taken out: the disk is full" in record.message
-    await trial.check()
+    await trial.watch.check([model])
     assert (trial.state.traffic.canary, trial.rollbacks()) == (None, 1)
+    assert model.suspended == CANARY  # until this process has looked at the registry
+    model.wanted = trial.state
+    await trial.watch.check([model])
+    assert model.suspended is None
+
+
+async def test_a_failing_canary_stands_still_before_the_registry_is_changed(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = HostedModel("tiny", trial.state, {"production": 1})
+    change, suspended = trial.registry.change, []
+
+    def note(name: str, how: Callable[[State], State]) -> State:
+        suspended.append(model.suspended)
+        return change(name, how)
+
+    monkeypatch.setattr(trial.registry, "change", note)
+    await trial.watch.check([model])
+    trial.answer(2, 50, status=500)
+    await trial.watch.check([model])
+    assert suspended == [CANARY]
+
+
+@pytest.mark.parametrize("change", [{"version": 3}, {"percent": 20.0}, {"max_error_rate": 1.0}])
+async def test_a_changed_canary_is_asked_again(
+    change: dict[str, float], trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = HostedModel("tiny", trial.state, {"production": 1})
+    monkeypatch.setattr(trial.registry, "change", refuse)
+    await trial.watch.check([model])
+    trial.answer(2, 50, status=500)
+    await trial.watch.check([model])
+    assert model.suspended == CANARY
+    model.wanted = State(traffic=Traffic(canary=CANARY.model_copy(update=change)))
+    await trial.watch.check([model])
+    assert model.suspended is None
+
+
+async def test_looks_between_two_answers_do_not_add_up(trial: Trial) -> None:
+    for count in (1, 2, 3):
+        for _ in range(100):
+            trial.answer(1, 1)
+            await trial.check()
+            trial.clock.now += WINDOW_SECONDS / 10
+        assert len(trial.watch._trials["tiny"].seen) == count
+        trial.answer(2, 1)
+
+
+async def test_a_canary_that_was_asked_nothing_is_compared_with_production_of_the_same_time(trial: Trial) -> None:
+    """Errors of `production` from before the canary's answers do not excuse the canary's."""
+    await trial.check()
+    trial.answer(1, 1000, status=500)
+    trial.clock.now += 100 * WINDOW_SECONDS
+    await trial.check()
+    trial.answer(1, 50)
+    trial.answer(2, 50, status=500)
+    await trial.check()
+    assert trial.state.traffic.canary is None
