@@ -250,7 +250,7 @@ class ModelHost:
             model = self.models.setdefault(name, HostedModel(name))
             reason = snapshot.reason
             if snapshot.state is not None:
-                if model.wanted.aliases and not snapshot.state.aliases:  # it can never have become empty
+                if PRODUCTION in model.wanted.aliases and PRODUCTION not in snapshot.state.aliases:  # which none loses
                     reason = f"the state of model {name!r} is missing; what it said before goes on"
                 else:
                     model.wanted = snapshot.state
