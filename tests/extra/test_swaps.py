@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -124,11 +125,18 @@ def test_loading_and_unloading_again_and_again_keeps_no_memory(
             while client.get("/v1/models/imagenet:1").json()["state"] != "stored":
                 time.sleep(0.01)
             unloaded.append(resident_bytes(server))
-    print(f"after 5 and after {CYCLES} cycles, MB: {loaded[4] / 1e6:.0f} and {loaded[-1] / 1e6:.0f} loaded, "
-          f"{unloaded[4] / 1e6:.0f} and {unloaded[-1] / 1e6:.0f} unloaded")  # fmt: skip
-    assert max(loaded[-5:]) < 1.05 * loaded[4]
-    assert max(unloaded[-5:]) < 1.05 * unloaded[4]
-    assert unloaded[-1] < loaded[-1]
+    # A look at the registry or an answer may be in the making when the memory is read: medians of five.
+    (loaded_before, loaded_after), (unloaded_before, unloaded_after) = (
+        (statistics.median(readings[4:9]), statistics.median(readings[-5:])) for readings in (loaded, unloaded)
+    )
+    print(
+        f"after 5 and after {CYCLES} cycles, MB: {loaded_before / 1e6:.0f} and {loaded_after / 1e6:.0f} loaded, "
+        f"{unloaded_before / 1e6:.0f} and {unloaded_after / 1e6:.0f} unloaded; "
+        f"the most {max(loaded) / 1e6:.0f} and {max(unloaded) / 1e6:.0f}"
+    )
+    assert loaded_after < 1.05 * loaded_before
+    assert unloaded_after < 1.05 * unloaded_before
+    assert unloaded_after < loaded_after
 
 
 def resident_bytes(server: Server) -> int:
