@@ -25,7 +25,9 @@ class Follower:
     def start(self) -> None:
         """Begin."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._look()), loop.create_task(self._tell())]
+        self._tasks = [loop.create_task(self._look())]
+        if self._board.shared:
+            self._tasks.append(loop.create_task(self._tell()))
 
     async def close(self) -> None:
         """Stop, and take the word on this process back."""
@@ -40,7 +42,6 @@ class Follower:
             try:
                 await self._host.look()
                 await self._watch.check(list(self._host.models.values()))
-                self._host.changed.set()  # a registry that went away changes no version, and is to be told
             except Exception:  # one failure must not end the looking
                 _log.exception("following the registry failed")
 

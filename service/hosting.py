@@ -289,21 +289,28 @@ class ModelHost:
         for model in self.models.values():
             model.switch()
         plan = self._plan()
-        for version in (*plan.kept, *plan.preferred):
-            if version in plan.kept:
-                version.asked_for = False
-            elif limit_reached(self._versions(), version, self._settings):
+        for version in plan.kept:
+            version.asked_for = False
+            self._bring_in(version)
+        for version in plan.preferred:
+            if version.takes_room:
                 continue
-            if version.leaving:
-                self._loader.take_back(version)
-            elif version.state is LoadState.STORED or _may_be_tried_again(version):
-                self._loader.load(version)
+            if limit_reached(self._versions(), version, self._settings):
+                break  # what comes after it is less important
+            self._bring_in(version)
         for version in self._versions():
             if version.state is LoadState.READY and version not in plan and (version.gone or not version.asked_for):
                 self._loader.drain(version)
             if version.state is LoadState.FAILED:
                 self._metrics.failed.labels(*version.labels).set(version in plan)
         self.changed.set()
+
+    def _bring_in(self, version: HostedVersion) -> None:
+        """Let a planned version stay if it is leaving, and load it if it is not loaded."""
+        if version.leaving:
+            self._loader.take_back(version)
+        elif version.state is LoadState.STORED or _may_be_tried_again(version):
+            self._loader.load(version)
 
     def _plan(self) -> Plan:
         return make_plan(self.models, self._awaited, everything=self._settings.preloads_everything)

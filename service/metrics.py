@@ -190,7 +190,7 @@ class Metrics:
             self.failed.labels(model, version).set(0)
             return
         for collector in vars(self).values():
-            if isinstance(collector, Counter | Gauge | Histogram) and {*_MODEL} <= {*collector._labelnames}:
+            if isinstance(collector, Counter | Gauge | Histogram) and collector is not self.registry_available:
                 collector.remove_by_labels({"model": model, "version": version})
 
     def exposition(self) -> bytes:

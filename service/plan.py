@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from model.types import PRODUCTION, ModelRef
 from service.hosted import HostedModel, HostedVersion
@@ -22,7 +23,11 @@ class Plan:
 
     def __contains__(self, version: HostedVersion) -> bool:
         """Say whether a version is to be loaded."""
-        return version in self.kept or version in self.preferred
+        return version in self._all
+
+    @cached_property
+    def _all(self) -> frozenset[HostedVersion]:
+        return frozenset((*self.kept, *self.preferred))
 
 
 def make_plan(models: Mapping[str, HostedModel], named: Sequence[ModelRef], *, everything: bool) -> Plan:

@@ -19,6 +19,11 @@ class WorkerBoard:
         self._folder = folder
         self._posted: WorkerOut | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Whether there may be other workers to tell."""
+        return self._folder is not None
+
     def post(self, worker: WorkerOut) -> None:
         """Say how this process stands."""
         if worker == self._posted:

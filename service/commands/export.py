@@ -8,8 +8,9 @@ import typer
 
 from model.archive import SUFFIX, copy_verified, replace_file, write_archive
 from model.checkpoint import NETWORK
-from model.registry import DEFAULT_ROOT, ROOT_VARIABLE, Registry, StoredVersion
+from model.registry import DEFAULT_ROOT, Registry, StoredVersion
 from model.types import ModelRef
+from service.commands.options import RegistryOption
 
 _MIB = 1 << 20
 
@@ -25,10 +26,7 @@ def export(
         Path | None, typer.Option(help="File or folder to write; <name>-<number>.hubel.tar or .onnx here by default.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
-    registry: Annotated[
-        str,
-        typer.Option(envvar=ROOT_VARIABLE, help="Folder of the model registry, or an address as s3://..."),
-    ] = DEFAULT_ROOT,
+    registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
     """Write a version into a file: the whole of it, or its network as ONNX."""
     version = Registry(registry).version(ModelRef.parse(ref))

@@ -18,7 +18,7 @@ from model.registry import Registry, StoredVersion
 from service import loading
 from tests.asgi import assert_problem, metric_values, running
 from tests.fakes import encode, noise, reported_release
-from tests.unit.model.test_registry import publish_again
+from tests.publishers import publish_again
 from training.publish import publish
 
 pytestmark = pytest.mark.anyio

@@ -75,6 +75,19 @@ def hold_up(monkeypatch: pytest.MonkeyPatch, *, images: int) -> threading.Event:
     return go_on
 
 
+def hold_up_loading(monkeypatch: pytest.MonkeyPatch, *, number: int) -> threading.Event:
+    """Let a version wait for an event while it is loaded."""
+    go_on = threading.Event()
+
+    def slow(version: StoredVersion, choice: EngineChoice) -> Classifier:
+        if version.number == number:
+            go_on.wait(DEADLINE_SECONDS)
+        return load_classifier(version, choice)
+
+    monkeypatch.setattr(loading, "load_classifier", slow)
+    return go_on
+
+
 @pytest.fixture
 def two(tiny_root: Path, tiny: StoredVersion) -> Registry:
     """A registry with tiny:1, which is production, and tiny:2."""
@@ -284,14 +297,7 @@ async def other_answers(client: httpx.AsyncClient, number: int) -> bool:
 async def test_readiness_names_everything_that_it_waits_for(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-
-    def slow(version: StoredVersion, choice: EngineChoice) -> Classifier:
-        if version.number == 2:
-            go_on.wait(DEADLINE_SECONDS)
-        return load_classifier(version, choice)
-
-    monkeypatch.setattr(loading, "load_classifier", slow)
+    go_on = hold_up_loading(monkeypatch, number=2)
     async with running(tiny_root, wait=False, preload="tiny:2, nobody", **SOON) as client:
         await until(stand(client, v1="ready"))
         waiting = (await client.get("/readyz")).json()["waiting_for"]
@@ -433,14 +439,7 @@ async def test_a_version_that_is_to_be_loaded_stays_so_though_nothing_is_preload
 async def test_production_serves_on_when_it_is_removed_before_its_successor_is_loaded(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-
-    def slow(version: StoredVersion, choice: EngineChoice) -> Classifier:
-        if version.number == 2:
-            go_on.wait(DEADLINE_SECONDS)
-        return load_classifier(version, choice)
-
-    monkeypatch.setattr(loading, "load_classifier", slow)
+    go_on = hold_up_loading(monkeypatch, number=2)
     async with running(tiny_root, wait=False, **SOON) as client:
         await until(stand(client, v1="ready"))
         two.promote(ModelRef.parse("tiny:2"))

@@ -14,7 +14,7 @@ from model.errors import (
 )
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
-from tests.publishers import publish_again as publish_again  # noqa: PLC0414 - other tests take it from here
+from tests.publishers import publish_again
 
 
 def test_versions_are_numbered_and_the_first_becomes_production(tiny_root: Path, tiny: StoredVersion) -> None:
