@@ -120,14 +120,14 @@ def test_loading_and_unloading_again_and_again_keeps_no_memory(
         for _ in range(CYCLES):
             client.post("/v1/models/imagenet:1/load").raise_for_status()
             client.post("/v1/models/imagenet:1/predict", content=photo).raise_for_status()
-            loaded.append(resident_bytes(server))
+            loaded.append(settled_bytes(server))
             client.post("/v1/models/imagenet:1/unload").raise_for_status()
             while client.get("/v1/models/imagenet:1").json()["state"] != "stored":
                 time.sleep(0.01)
-            unloaded.append(resident_bytes(server))
-    # A look at the registry or an answer may be in the making when the memory is read: medians of five.
+            unloaded.append(settled_bytes(server))
+    # The allocator's own share differs by some percent from one load to the next: medians of ten.
     (loaded_before, loaded_after), (unloaded_before, unloaded_after) = (
-        (statistics.median(readings[4:9]), statistics.median(readings[-5:])) for readings in (loaded, unloaded)
+        (statistics.median(readings[5:15]), statistics.median(readings[-10:])) for readings in (loaded, unloaded)
     )
     print(
         f"after 5 and after {CYCLES} cycles, MB: {loaded_before / 1e6:.0f} and {loaded_after / 1e6:.0f} loaded, "
@@ -137,6 +137,18 @@ def test_loading_and_unloading_again_and_again_keeps_no_memory(
     assert loaded_after < 1.05 * loaded_before
     assert unloaded_after < 1.05 * unloaded_before
     assert unloaded_after < loaded_after
+
+
+def settled_bytes(server: Server) -> int:
+    """The serving process's memory while nothing is in the making: the least of some readings in a third of a second.
+
+    A version is told to be stored a moment before its memory has gone back, and a look at the registry may be going on.
+    """
+    least = resident_bytes(server)
+    for _ in range(10):
+        time.sleep(0.03)
+        least = min(least, resident_bytes(server))
+    return least
 
 
 def resident_bytes(server: Server) -> int:
