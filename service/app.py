@@ -14,6 +14,7 @@ from service import problems
 from service.canary import CanaryWatch
 from service.following import Follower
 from service.hosting import ModelHost
+from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import LimitBody, ObserveRequests
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = metrics
+    app.state.lifecycle = Lifecycle()
     problems.add_handlers(app)
     for routes in (predictions, models, health):
         app.include_router(routes.router)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from service.hosting import ModelHost
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.schemas import PredictQuery
 from service.settings import Settings
@@ -32,6 +33,11 @@ def _board(request: Request) -> WorkerBoard:
     return board
 
 
+def _lifecycle(request: Request) -> Lifecycle:
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    return lifecycle
+
+
 def _shadows(request: Request) -> ShadowCaller:
     shadows: ShadowCaller = request.app.state.shadows
     return shadows
@@ -41,5 +47,6 @@ Host = Annotated[ModelHost, Depends(_host)]
 CurrentSettings = Annotated[Settings, Depends(_settings)]
 CurrentMetrics = Annotated[Metrics, Depends(_metrics)]
 Board = Annotated[WorkerBoard, Depends(_board)]
+CurrentLifecycle = Annotated[Lifecycle, Depends(_lifecycle)]
 Shadows = Annotated[ShadowCaller, Depends(_shadows)]
 Options = Annotated[PredictQuery, Query()]

@@ -7,8 +7,9 @@ ServiceError
 ├── TooManyImages           more images in one request than the limit
 ├── Unauthorized            the admin key is missing or wrong
 ├── NoRoom                  no more versions may be loaded
-├── QueueFull               as many images are being answered as the limit allows
+├── QueueFull               no more is taken in until some of what waits is answered
 ├── DeadlineExceeded        no answer within the time the request had
+├── CallerLeft              nobody waits for the answer any more
 └── ModelNotReady           a version that is known, but not (yet) loaded
 """
 
@@ -61,6 +62,13 @@ class Unauthorized(ServiceError):
 
 class DeadlineExceeded(LimitReached):
     """The answer was not there in time."""
+
+
+class CallerLeft(ServiceError):
+    """Whoever sent the request has closed the connection."""
+
+    def __init__(self) -> None:
+        super().__init__("the caller has left")
 
 
 class ModelNotReady(ServiceError):

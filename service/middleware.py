@@ -16,7 +16,7 @@ from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
-_CLIENT_LEFT = 499  # not an HTTP status: the usual sign in logs for a caller that left before its answer
+CLIENT_LEFT = 499  # not an HTTP status: the usual sign in logs for a caller that left before its answer
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TAKES_ARCHIVES = ("POST", "/v1/models")
@@ -72,7 +72,7 @@ class ObserveRequests:
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = _CLIENT_LEFT  # there is nobody to answer
+            status = CLIENT_LEFT  # there is nobody to answer
         finally:
             self._note(scope, record, status, time.perf_counter() - started)
 

@@ -16,7 +16,7 @@ from model import errors as model_errors
 from model.errors import Limit, ModelError
 from service import errors as service_errors
 from service.errors import ModelNotReady, QueueFull, ServiceError, Unauthorized
-from service.middleware import REQUEST_ID_HEADER, record_of
+from service.middleware import CLIENT_LEFT, REQUEST_ID_HEADER, record_of
 from service.schemas import Problem
 from service.settings import Settings, variable_of
 
@@ -66,6 +66,7 @@ TABLE: dict[type[Exception], Row] = {
     service_errors.NoRoom: Row("no-room", "No more models may be loaded", 503),
     service_errors.QueueFull: Row("queue-full", "The queue is full", 503),
     service_errors.DeadlineExceeded: Row("deadline-exceeded", "No answer in time", 504),
+    service_errors.CallerLeft: Row("caller-left", "The caller has left", CLIENT_LEFT),
     service_errors.ModelNotReady: Row("model-not-ready", "The model is not ready", 503),
 }
 _LONGEST_ECHO = 100  # characters of what a caller sent

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service.dependencies import CurrentMetrics, Host
+from service.dependencies import CurrentLifecycle, CurrentMetrics, Host
 from service.hosting import ModelHost
+from service.lifecycle import Lifecycle
 from service.schemas import Health, Liveness, ModelOut, Readiness
 
 router = APIRouter(tags=["health"])
@@ -24,16 +25,16 @@ async def live() -> Liveness:
 
 
 @router.get("/readyz", responses=_RESPONSES)
-async def ready(host: Host, response: Response) -> Readiness:
+async def ready(host: Host, lifecycle: CurrentLifecycle, response: Response) -> Readiness:
     """Answer 200 when the default model is loaded and warm, else 503."""
-    waiting = _waiting(host, response)
+    waiting = _waiting(host, lifecycle, response)
     return Readiness(ready=not waiting, waiting_for=waiting)
 
 
 @router.get("/health", responses=_RESPONSES)
-async def health(host: Host, response: Response) -> Health:
+async def health(host: Host, lifecycle: CurrentLifecycle, response: Response) -> Health:
     """Answer as /readyz does, and say how every model stands and why one failed."""
-    waiting = _waiting(host, response)
+    waiting = _waiting(host, lifecycle, response)
     return Health(
         ready=not waiting,
         waiting_for=waiting,
@@ -48,7 +49,7 @@ async def metrics(metrics: CurrentMetrics) -> Response:
     return Response(await run_in_threadpool(metrics.exposition), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _waiting(host: ModelHost, response: Response) -> list[str]:
-    waiting = host.waiting_for()
+def _waiting(host: ModelHost, lifecycle: Lifecycle, response: Response) -> list[str]:
+    waiting = [lifecycle.reason] if lifecycle.reason else host.waiting_for()
     response.status_code = _NOT_READY if waiting else 200
     return waiting
