@@ -45,7 +45,7 @@ COPY --from=registry --chown=hubel /registry /registry
 USER hubel
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --start-interval=1s \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('HUBEL_PORT', '8000')}/health\", timeout=2)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as r; e = os.environ.get; s = 'https' if e('HUBEL_TLS_CERT') else 'http'; r.urlopen(f\"{s}://127.0.0.1:{e('HUBEL_PORT', '8000')}/health\", timeout=2, context=ssl._create_unverified_context())"]
 CMD ["hubel", "serve"]
 
 FROM runtime AS torch

@@ -12,7 +12,7 @@ TESTS := $(BIN)/python -m pytest
 
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help install serve serve-light test test-extra check bench image lock clean
+.PHONY: help install serve serve-light test test-extra fuzz check bench overload abandon chaos soak image sbom lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -33,6 +33,9 @@ test: $(STAMP) ## unit, contract and short end-to-end tests
 test-extra: $(STAMP) ## what needs wrk, chromium and prometheus, or more time
 	$(TESTS) -m extra
 
+fuzz: $(STAMP) ## damaged images for FUZZ_SECONDS (600); FUZZ_SEED repeats a run
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(TESTS) -s tests/extra/test_fuzz_decoding.py
+
 check: $(STAMP) ## lint, types, import arrows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,8 +45,23 @@ check: $(STAMP) ## lint, types, import arrows
 bench: $(STAMP) ## throughput and latency on this machine, as a table
 	$(BIN)/python -m benchmarks.serving
 
+overload: $(STAMP) ## ten times, and three times, what the service can do: who is answered, who is refused
+	$(BIN)/python -m benchmarks.overload
+
+abandon: $(STAMP) ## ten thousand clients that send half an image and vanish
+	$(BIN)/python -m benchmarks.abandon
+
+chaos: $(STAMP) ## five minutes of kills, hangs, faults and a registry that comes and goes
+	$(BIN)/python -m benchmarks.chaos
+
+soak: $(STAMP) ## a quarter of an hour at 80 % of what the service can do
+	$(BIN)/python -m benchmarks.soak
+
 image: ## build the container image
 	docker build -t hubel .
+
+sbom: $(STAMP) ## list what the image serves with (CycloneDX: versions, hashes, licences)
+	$(BIN)/python -m deploy.sbom dist/hubel.cdx.json
 
 lock: $(UV) ## pin every dependency anew
 	$(COMPILE) --extra torch --extra s3 --extra timm --group dev --output-file requirements.lock

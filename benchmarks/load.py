@@ -14,12 +14,16 @@ _LONGEST_WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer: when it was asked for (monotonic seconds), how long it took, its status (0: none) and body."""
+    """One answer: when it was asked for (monotonic seconds), how long it took, its status (0: none) and body.
+
+    `kind` tells which of several requests it was.
+    """
 
     asked: float
     seconds: float
     status: int
     body: bytes
+    kind: int = 0
 
 
 def ask_for(url: str, image: bytes, *, clients: int, seconds: float) -> list[Sample]:
@@ -50,12 +54,15 @@ class Requests:
     @property
     def head(self) -> bytes:
         """The request without its body."""
-        parts = urlsplit(self.url)
-        extra = "".join(f"{name}: {value}\r\n" for name, value in (self.headers or {}).items())
-        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        return (
-            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{extra}Content-Length: {len(self.image)}\r\n\r\n"
-        ).encode()
+        return head_of(self.url, self.image, self.headers)
+
+
+def head_of(url: str, image: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return a request to predict without its body."""
+    parts = urlsplit(url)
+    extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return (f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{extra}Content-Length: {len(image)}\r\n\r\n").encode()
 
 
 def percentile(seconds: Sequence[float], percent: float) -> float:
@@ -78,18 +85,23 @@ async def _ask(requests: Requests) -> list[Sample]:
         started = due if requests.pause else time.monotonic()
         try:
             writer.write(head + requests.image)
-            status, body = await asyncio.wait_for(_read(reader), _LONGEST_WAIT_SECONDS)
+            status, body, last = await asyncio.wait_for(_read(reader), _LONGEST_WAIT_SECONDS)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            status, body = 0, b""
-            writer.close()
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            status, body, last = 0, b"", True
         samples.append(Sample(started, time.monotonic() - started, status, body))
+        if last:
+            writer.close()
+            try:
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            except ConnectionError:  # the service has ended: there is nobody to ask
+                break
         due = due + requests.pause if requests.pause else time.monotonic()
     writer.close()
     return samples
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-    return int(head.split(b" ", 2)[1]), await reader.readexactly(length)
+    body = await reader.readexactly(length)
+    return int(head.split(b" ", 2)[1]), body, b"\r\nconnection: close\r\n" in head

@@ -1,6 +1,7 @@
 """A real `hubel serve` on a free loopback port, as a user would start it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,12 +19,25 @@ START_LIMIT_SECONDS = 60.0
 
 @dataclass
 class Server:
-    """A running service: its address, its process, its log, and how long it took to be ready."""
+    """A running service: its address, its supervising process, its log, and how long it took to be ready."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
     seconds_to_ready: float
+
+    @property
+    def workers(self) -> list[int]:
+        """The numbers of the processes that serve."""
+        parent = self.process.pid
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+    def status(self, field: str) -> int:
+        """A line of the first serving process's status, as VmRSS or VmHWM, in kB."""
+        found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{self.workers[0]}/status").read_text())
+        if found is None:
+            raise ValueError(f"the system does not tell {field}")
+        return int(found[1])
 
     def get(self, path: str) -> httpx.Response:
         """Ask with GET."""
@@ -42,11 +56,17 @@ def environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    registry: Path | str, log: Path, *, wait: str = "/readyz", workers: int = 1, **variables: str
+    registry: Path | str,
+    log: Path,
+    *,
+    wait: str = "/readyz",
+    workers: int = 1,
+    module: str = "hubel",
+    **variables: str,
 ) -> Iterator[Server]:
     """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
     port = _free_port()
-    command = [sys.executable, "-m", "hubel", "serve", "--port", str(port), "--registry", str(registry)]
+    command = [sys.executable, "-m", module, "serve", "--port", str(port), "--registry", str(registry)]
     with log.open("wb") as output:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -58,7 +78,7 @@ def serving(
             yield Server(url, process, log, time.monotonic() - started)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
+            process.wait(timeout=45)
 
 
 def _free_port() -> int:

@@ -88,7 +88,7 @@ def main() -> None:
     with serving(arguments.registry, results / "server.log", HUBEL_DEFAULT_MODEL=arguments.model) as server:
         url = f"{server.url}/v1/models/{arguments.model}/predict"
         loads = [load(url, arguments.image, connections, min(arguments.seconds, 60)) for connections in CONNECTIONS]
-        resident = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())
+        resident = server.status("VmHWM")
     table = Table("connections", "requests/s", "of the plain loop", "p50 ms", "p99 ms", "failed")
     for row in loads:
         share = f"{row.requests_per_second / best:.0%}"
@@ -103,8 +103,7 @@ def main() -> None:
     console = Console()
     console.print(f"{arguments.model}, {arguments.image.name}: a plain loop does {best:.0f} images/s")
     console.print(table)
-    memory = int(resident[1]) // 1024 if resident else 0
-    console.print(f"ready after {server.seconds_to_ready:.2f} s, {memory} MB resident at the most")
+    console.print(f"ready after {server.seconds_to_ready:.2f} s, {resident // 1024} MB resident at the most")
     record = {
         "model": arguments.model,
         "image": arguments.image.name,

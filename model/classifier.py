@@ -4,6 +4,7 @@ The one place where logits become probabilities. Synchronous; knows no queue and
 """
 
 import logging
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from model.engines.base import Engine, Logits
 from model.engines.selection import EngineChoice, candidates, is_installed, open_engine
 from model.errors import CorruptCheckpoint, EngineUnavailable, GoldenMismatch, ModelError
 from model.manifest import Manifest
-from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image
+from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image, prepare_in_steps
 from model.registry import StoredVersion
 from model.types import Prediction
 
@@ -37,6 +38,10 @@ class Classifier:
             InvalidImage: as `prepare_image` says.
         """
         return prepare_image(data, self.manifest.preprocessing, limits)
+
+    def prepare_in_steps(self, data: bytes, limits: ImageLimits) -> Generator[int, None, PreparedImage]:
+        """Do what `prepare` does with a stop before each step that takes memory; yields how many bytes."""
+        return prepare_in_steps(data, self.manifest.preprocessing, limits)
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Map uint8 pixels (N, H, W, C) to probabilities (N, K); to be called from one thread."""

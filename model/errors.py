@@ -3,7 +3,7 @@
 ModelError
 ├── InvalidImage                 not an image, or broken
 │   ├── UnsupportedFormat        an image, of a format that is not decoded here
-│   └── ImageTooLarge            over a limit on pixels or on the ratio of the sides
+│   └── ImageTooLarge            over a limit on pixels, sides, or what decoding them costs
 ├── InvalidReference             a model reference or a name that cannot be parsed
 ├── ModelNotFound                no such model
 │   ├── VersionNotFound          the model has no such version
@@ -20,7 +20,8 @@ ModelError
 │   └── GoldenMismatch           an engine does not repeat the version's stored outputs
 ├── EngineUnavailable            the engine or the device is not on this machine
 ├── UnknownArchitecture          no network of that name, or arguments that it does not take
-└── InferenceFailed              the engine failed on a batch
+└── InferenceFailed              the engine failed on an image
+    └── EngineTimeout            it did not answer in time
 """
 
 from dataclasses import dataclass
@@ -119,4 +120,12 @@ class UnknownArchitecture(ModelError):
 
 
 class InferenceFailed(ModelError):
-    """The engine failed on a batch."""
+    """The engine failed on an image."""
+
+
+class EngineTimeout(InferenceFailed):
+    """The engine did not answer in time, and was stopped."""
+
+    def __init__(self, message: str, limit: Limit) -> None:
+        super().__init__(message)
+        self.limit = limit

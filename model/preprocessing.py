@@ -1,9 +1,10 @@
 """From the bytes of an image file to the uint8 pixels that a network takes.
 
 The one preprocessing path of training's evaluation, serving and export, and the only user
-of Pillow's decoders. Which pixels a version wants is its `Preprocessing` record, stored in
-its manifest. Normalisation is not done here: it is the first operation of the network that
-a version exports. Knows nothing of engines, files' names or HTTP.
+of Pillow's decoders; what an image may cost them is bounded here and in `structure.py`. Which
+pixels a version wants is its `Preprocessing` record, stored in its manifest. Normalisation is
+not done here: it is the first operation of the network that a version exports. Knows nothing
+of engines, files' names or HTTP.
 
 The decode policy, `DECODE_POLICY`:
 the content decides the format, never a name; the header's pixel count and ratio of sides are
@@ -15,17 +16,21 @@ at the smallest scale that leaves twice the target's short side, everything else
 full; one resampling then goes straight from the decoded image to the network's pixels.
 """
 
-import io
+import math
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from functools import cache, reduce
+from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.errors import ImageTooLarge, InvalidImage, Limit, UnsupportedFormat
+from model.native import silence_libtiff
+from model.structure import BoundedFile, check_file, coefficient_bytes, decoded_bytes, has_second_directory
 
 DECODE_POLICY: Final = 1
 # Pillow's names. A JPEG that holds several pictures (MPO, from phones) opens as one of JPEG's.
@@ -34,6 +39,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Pixels = NDArray[np.uint8]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Conversion = Callable[[Image.Image], Image.Image]
+T = TypeVar("T")
+
+_BYTES_PER_PIXEL = 4  # of a decoded image, gray or not, at the most
+_PIXELS_AT_A_TIME = 2**19  # are converted from one mode to another
+_MAX_TEXT_BYTES = 8 * 2**20  # of a PNG, inflated
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Orientation tag -> how the stored pixels are turned to stand upright.
@@ -121,6 +132,7 @@ class ImageLimits:
 
     max_image_pixels: int = 50_000_000
     max_image_aspect_ratio: float = 50.0
+    max_image_decoded_bytes: int = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -149,22 +161,34 @@ def prepare_image(data: bytes, preprocessing: Preprocessing, limits: ImageLimits
         UnsupportedFormat: an image, but not of one of `FORMATS`.
         ImageTooLarge: the header announces more than `limits` allow.
     """
-    if not data:
-        raise InvalidImage("the image is empty: 0 bytes were sent")
+    return _finish(prepare_in_steps(data, preprocessing, limits))
+
+
+def prepare_in_steps(
+    data: bytes, preprocessing: Preprocessing, limits: ImageLimits
+) -> Generator[int, None, PreparedImage]:
+    """Do what `prepare_image` does, with a stop before each step that takes memory.
+
+    Yields:
+        Bytes that the next step holds at its worst, whatever the steps before it held.
+    """
     opened = _open(data, limits)
     image_format = opened.format or "unknown"
-    check_size(*opened.size, limits)
     # Decoders raise nearly every built-in exception on hostile bytes, also while reading EXIF;
     # whatever they raise, the caller is told that the image is broken.
     try:
-        orientation, image, applied = _decode(data, opened, preprocessing.source_size(), preprocessing.mode)
+        orientation, image, applied = yield from _decode(
+            data, opened, preprocessing.source_size(), preprocessing.mode, limits
+        )
         width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
         small = _resample(image, orientation, preprocessing)
+    except InvalidImage:
+        raise
     except Exception as error:
         raise InvalidImage(f"the {image_format} image is broken or truncated: {_reason(error)}") from error
     if orientation in _TURNS:
         applied.append(f"exif_orientation_{orientation}")
-    if _has_second_frame(opened):
+    if _has_second_frame(data, opened):
         applied.append("first_frame")
     pixels = np.asarray(small, dtype=np.uint8).reshape(preprocessing.shape)
     return PreparedImage(pixels, ImageFacts(width, height, image_format, tuple(applied)))
@@ -177,17 +201,22 @@ def decode_whole(data: bytes, limits: ImageLimits) -> Pixels:
         InvalidImage: as `prepare_image` says.
     """
     opened = _open(data, limits)
-    check_size(*opened.size, limits)
     try:
-        orientation, image, _ = _decode(data, opened, opened.size[::-1], "RGB")
-    except Exception as error:  # as in `prepare_image`
+        orientation, image, _ = _finish(_decode(data, opened, opened.size[::-1], "RGB", limits))
+    except InvalidImage:
+        raise
+    except Exception as error:  # as in `prepare_in_steps`
         raise InvalidImage(f"the image is broken or truncated: {_reason(error)}") from error
-    return np.asarray(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image, dtype=np.uint8)
+    upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
 
 
+@cache
 def load_decoders() -> None:
-    """Load Pillow's decoders now, so that the first image does not wait for them."""
+    """Load Pillow's decoders, so that the first image does not wait for them, and set them for hostile files."""
     Image.init()
+    PngImagePlugin.MAX_TEXT_MEMORY = _MAX_TEXT_BYTES
+    silence_libtiff()
 
 
 def check_size(width: int, height: int, limits: ImageLimits) -> None:
@@ -211,10 +240,32 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
+def _finish(steps: Generator[int, None, T]) -> T:
+    """Go through all steps without a stop."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Read the header only."""
+    """Read the header only, and hold it to the limits."""
+    if not data:
+        raise InvalidImage("the image is empty: 0 bytes were sent")
+    load_decoders()
+    check_file(data)
+    opened = _read_header(data, limits)
+    check_size(*opened.size, limits)
+    return opened
+
+
+def _read_header(data: bytes, limits: ImageLimits) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(BoundedFile(data), formats=FORMATS)
+    except InvalidImage:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(
             f"the image's header announces more pixels than the limit, {limits.max_image_pixels}",
@@ -227,7 +278,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
                 f"{other} images are not decoded here: send JPEG, PNG, WebP, GIF, BMP or TIFF"
             ) from None
         raise InvalidImage(f"the {len(data)} bytes are not an image that can be read") from None
-    except Exception as error:  # as in `prepare_image`: headers are hostile too
+    except Exception as error:  # as in `prepare_in_steps`: headers are hostile too
         raise InvalidImage(f"the image's header is broken: {_reason(error)}") from error
 
 
@@ -242,25 +293,47 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _decode(data: bytes, opened: Image.Image, needed: tuple[int, int], mode: str) -> tuple[int, Image.Image, list[str]]:
-    """Return the EXIF orientation, the image in `mode` as stored, and what was done.
+def _decode(
+    data: bytes, opened: Image.Image, needed: tuple[int, int], mode: str, limits: ImageLimits
+) -> Generator[int, None, tuple[int, Image.Image, list[str]]]:
+    """Return the EXIF orientation, the image as stored, in `mode` or gray, and what was done.
 
     `needed` is the (height, width) that is resampled to, upright.
+
+    Yields:
+        As `prepare_in_steps`.
     """
     applied: list[str] = []
     image = None
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         orientation = _orientation(opened)
-        image = _decode_jpeg(data, opened, orientation, needed)
+        wanted = needed[::-1] if orientation in _SIDEWAYS else needed
+        yield _check_memory(_reduced_bytes(data, opened, wanted), opened, limits)
+        image = _decode_jpeg(data, opened, wanted)
     if image is None:
+        copies = 1
         if opened.format == "TIFF" and (turned := _orientation(opened)) != 1:
             applied.append(f"exif_orientation_{turned}")  # by Pillow, in load()
+            copies = 2
+        converted = 0 if opened.mode in (mode, "L") else opened.width * opened.height * _BYTES_PER_PIXEL
+        yield _check_memory(copies * decoded_bytes(data, opened) + converted, opened, limits)
         opened.load()
         orientation = _orientation(opened)  # after load(): for a PNG, reading EXIF would load it, and hide a fault
         image = opened
     elif image.size != opened.size:
         applied.append("reduced_decode")
-    return orientation, _to_mode(image, mode, applied), applied
+    return orientation, _convert(image, mode, applied), applied
+
+
+def _check_memory(size: int, image: Image.Image, limits: ImageLimits) -> int:
+    """Return the bytes that are needed to decode an image if they are not too many."""
+    if size > limits.max_image_decoded_bytes:
+        raise ImageTooLarge(
+            f"the {image.format} image of {image.width} x {image.height} pixels takes {size} bytes to decode; "
+            f"the limit is {limits.max_image_decoded_bytes}",
+            Limit("max_image_decoded_bytes", limits.max_image_decoded_bytes),
+        )
+    return size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -272,11 +345,17 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TURNS else 1
 
 
-def _decode_jpeg(data: bytes, opened: Image.Image, orientation: int, needed: tuple[int, int]) -> Image.Image | None:
+def _reduced_bytes(data: bytes, opened: Image.Image, needed: tuple[int, int]) -> int:
+    """Return how many bytes `_decode_jpeg` holds, at its worst."""
+    # libjpeg's scales are eighths: the smallest that leaves twice of what is needed.
+    share = max(2 * need / max(have, 1) for need, have in zip(needed, opened.size[::-1], strict=True))
+    eighths = min(8, math.ceil(share * 8))
+    return 2 * _BYTES_PER_PIXEL * opened.width * opened.height * eighths**2 // 64 + coefficient_bytes(data, opened)
+
+
+def _decode_jpeg(data: bytes, opened: Image.Image, needed: tuple[int, int]) -> Image.Image | None:
     """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow."""
     height, width = needed
-    if orientation in _SIDEWAYS:
-        height, width = width, height
     try:
         array = simplejpeg.decode_jpeg(
             data,
@@ -289,51 +368,93 @@ def _decode_jpeg(data: bytes, opened: Image.Image, orientation: int, needed: tup
     return Image.fromarray(array[..., 0] if opened.mode == "L" else array)
 
 
-def _to_mode(image: Image.Image, mode: str, applied: list[str]) -> Image.Image:
-    """Bring any Pillow mode to RGB or L, and note what was done."""
-    if image.mode.startswith("I;16"):
+def _convert(image: Image.Image, mode: str, applied: list[str]) -> Image.Image:
+    """Bring an image of any Pillow mode to RGB or L, and note what was done.
+
+    Gray stays L where RGB is wanted: three equal channels are made when the pixels have become few.
+    """
+    found, conversions = image.mode, list[Conversion]()
+    if found.startswith("I;16"):
         applied.append("scaled_16_bit")
-        image = _scale_depth(image)
-    elif image.mode in ("I", "F"):
+        bits = _bit_depth(image)
+        conversions.append(lambda band: _scale_depth(band, bits))
+        found = "L"
+    elif found in ("I", "F"):
         applied.append("stretched_range")
-        image = _stretch_range(image)
+        low, high = _range(image)
+        conversions.append(lambda band: _stretch_range(band, low, high))
+        found = "L"
     elif image.has_transparency_data:
         applied.append("alpha_over_white")
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer).convert("RGB")
-    elif image.mode == "P":
-        applied.append("palette")
-        image = image.convert("RGB")
-    elif image.mode == "CMYK":
-        applied.append("cmyk_to_rgb")
-        image = image.convert("RGB")
-    if image.mode != mode:
-        applied.append("gray_to_rgb" if image.mode in ("L", "1") else f"to_{mode.lower()}")
-        image = image.convert(mode)
-    return image
+        conversions.append(_over_white)
+        found = "RGB"
+    elif found in ("P", "CMYK"):
+        applied.append("palette" if found == "P" else "cmyk_to_rgb")
+        conversions.append(lambda band: band.convert("RGB"))
+        found = "RGB"
+    if found != mode:
+        gray = found in ("L", "1")
+        applied.append("gray_to_rgb" if gray else f"to_{mode.lower()}")
+        found = "L" if gray else mode
+        if conversions or image.mode != found:
+            conversions.append(lambda band: band.convert(found))
+    if not conversions:
+        return image
+    converted = Image.new(found, image.size)
+    for top, band in _bands(image):
+        converted.paste(reduce(lambda part, conversion: conversion(part), conversions, band), (0, top))
+    return converted
 
 
-def _scale_depth(image: Image.Image) -> Image.Image:
-    """Scale gray of up to 16 bits to 8 by its bit depth (a TIFF may say 12 of its 16)."""
-    bits = 16
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Cut an image into bands of whole rows, each with its first row; a small one stays whole.
+
+    What is made of a band on its way is gone before the next is taken: a large image is held twice and not five times.
+    """
+    rows = max(1, _PIXELS_AT_A_TIME // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _bit_depth(image: Image.Image) -> int:
+    """Return how many bits of its 16 a gray image says it uses: a TIFF may say 12."""
     tags = getattr(image, "tag_v2", None)
-    if tags is not None:
-        bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    return 16 if tags is None else int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+
+
+def _scale_depth(image: Image.Image, bits: int) -> Image.Image:
+    """Scale gray of up to 16 bits to 8 by its bit depth."""
     top = 2**bits - 1
     values = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((np.minimum(values, top) * 255 + top // 2) // top).astype(np.uint8))
 
 
-def _stretch_range(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Return the least and the greatest value of an image."""
+    ranges = [(float(values.min()), float(values.max())) for values in (_values(band) for _, band in _bands(image))]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _stretch_range(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Stretch gray of any range to that of 8 bits."""
+    values = _values(image)
+    with np.errstate(all="ignore"):  # the range of floats is greater than what a float can say
+        scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+        return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _values(image: Image.Image) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
 def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing) -> Image.Image:
-    """Take the network's part of the image at the network's size, upright, in one resampling.
+    """Take the network's part of the image at the network's size and mode, upright, in one resampling.
 
     The pixels are turned after they have become few. For that the box, which is symmetrical
     about the centre, is computed with the sides that the stored image has.
@@ -346,15 +467,14 @@ def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing
     else:
         left, top, right, bottom = preprocessing.source_box(width, height)
     small = image.resize(target, _RESAMPLING[preprocessing.interpolation], box=(left, top, right, bottom))
-    return small.transpose(_TURNS[orientation]) if orientation in _TURNS else small
+    return (small.transpose(_TURNS[orientation]) if orientation in _TURNS else small).convert(preprocessing.mode)
 
 
-def _has_second_frame(image: Image.Image) -> bool:
+def _has_second_frame(data: bytes, image: Image.Image) -> bool:
     """Look for a second frame without decoding it; afterwards the image may be at that frame."""
     try:
         if image.format == "TIFF":  # whose `is_animated` would walk through every frame
-            image.seek(1)
-            return True
+            return has_second_directory(data)
         return bool(getattr(image, "is_animated", False))
     except Exception:  # EOFError where there is none; a broken second frame is none either
         return False

@@ -8,7 +8,7 @@ import datetime as dt
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from model.errors import (
     AliasNotFound,
@@ -25,8 +25,19 @@ from model.types import PRODUCTION, check_alias
 _REMEMBERED = 10  # earlier targets of an alias, and diffs, that are kept
 _HEADER_PATTERN = r"^[A-Za-z0-9-]{1,64}$"
 
-VersionNumber = Annotated[int, Field(ge=1)]
-Percent = Annotated[float, Field(ge=0, le=100)]
+
+def _only_a_number(value: object) -> object:
+    """Refuse what pydantic would turn into a number; 1.0 is a whole one in JSON."""
+    if isinstance(value, bool | str):
+        raise ValueError("it is not a number")
+    return value
+
+
+_NUMBER = BeforeValidator(_only_a_number)
+AtLeastOne = Annotated[int, Field(ge=1), _NUMBER]
+VersionNumber = AtLeastOne
+Percent = Annotated[float, Field(ge=0, le=100), _NUMBER]
+Share = Annotated[float, Field(ge=0, le=1), _NUMBER]
 
 
 class _Record(BaseModel):
@@ -48,9 +59,9 @@ class Canary(_Record):
     version: VersionNumber
     percent: Percent
     header: str = Field(default="X-Client-ID", pattern=_HEADER_PATTERN)
-    max_error_rate: float = Field(default=0.05, ge=0, le=1)
-    max_latency_ratio: float = Field(default=3.0, ge=1)
-    min_requests: int = Field(default=50, ge=1)
+    max_error_rate: Share = 0.05
+    max_latency_ratio: Annotated[float, Field(ge=1), _NUMBER] = 3.0
+    min_requests: AtLeastOne = 50
 
 
 class Shadow(_Record):
@@ -117,8 +128,8 @@ class PromotionRule(_Record):
         min_images: how many images the diff must have looked at.
     """
 
-    min_agreement: float = Field(ge=0, le=1)
-    min_images: int = Field(default=20, ge=1)
+    min_agreement: Share
+    min_images: AtLeastOne = 20
 
 
 class State(_Record):

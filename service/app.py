@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.responses import RedirectResponse
+from starlette.middleware.cors import CORSMiddleware
 
 from model.registry import Registry
 from service import problems
+from service.access import Access, LetIn
 from service.canary import CanaryWatch
 from service.following import Follower
 from service.hosting import ModelHost
@@ -18,7 +19,8 @@ from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import LimitBody, ObserveRequests
-from service.routes import administration, archives, comparisons, health, models, predictions
+from service.routes import administration, archives, comparisons, documentation, health, models, predictions
+from service.security import key_needed
 from service.settings import Settings, load_settings
 from service.shadow import ShadowCaller
 from service.workers import WorkerBoard
@@ -28,6 +30,8 @@ _DESCRIPTION = (
     "A model is named `name`, `name:3` or `name@alias`; without a version it is the alias `production`."
 )
 
+_EXPOSED = ["ETag", "Retry-After", "Server-Timing", "X-Request-ID"]  # to pages of other origins
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its models are loaded when it starts."""
@@ -36,13 +40,15 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         registry = Registry(settings.registry, settings.cache)
-        app.state.host = host = ModelHost(registry, settings, metrics)
+        app.state.host = host = ModelHost(registry, settings, metrics, app.state.lifecycle)
         app.state.shadows = shadows = ShadowCaller(host, metrics, settings.max_batch_size)
         app.state.board = board = WorkerBoard(settings.worker_folder)
         follower = Follower(host, CanaryWatch(registry, metrics), board, settings.registry_poll_seconds)
         await host.start()
         follower.start()
+        app.state.access.keys.start()
         yield
+        await app.state.access.keys.close()
         await follower.close()
         await shadows.close()
         await host.close()
@@ -53,26 +59,40 @@ def create_app(settings: Settings) -> FastAPI:
         version=importlib.metadata.version("hubel"),
         description=_DESCRIPTION,
         redoc_url=None,
-        static_url="/docs/files",
+        docs_url=None,
+        static_url=documentation.FILES,
         lifespan=lifespan,
     )
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.lifecycle = Lifecycle()
+    app.state.access = access = Access(settings, metrics)
     problems.add_handlers(app)
-    for routes in (predictions, models, health):
-        app.include_router(routes.router)
-    if settings.admin_key is not None:
-        for routes in (administration, archives, comparisons):
-            app.include_router(routes.router)
-    app.add_api_route("/", _to_documentation, include_in_schema=False)
-    app.add_middleware(LimitBody, max_body_bytes=settings.max_body_bytes, max_archive_bytes=settings.max_archive_bytes)
+    _add_routes(app, settings)
+    app.add_middleware(LimitBody, settings=settings)
+    app.add_middleware(LetIn, access=access)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_credentials="*" not in settings.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
 
 
-async def _to_documentation() -> RedirectResponse:
-    return RedirectResponse("docs")
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    for routes in (predictions, models):
+        app.include_router(routes.router, **(key_needed() if settings.asks_for_keys else {}))
+    for routes in (health, documentation):
+        app.include_router(routes.router)
+    app.include_router(health.metrics_router, **(key_needed() if settings.metrics_key is not None else {}))
+    if settings.admin_key is not None or settings.asks_for_keys:
+        for routes in (administration, archives, comparisons):
+            app.include_router(routes.router)
 
 
 def create_worker_app() -> FastAPI:

@@ -1,30 +1,39 @@
-"""The batcher: admission, a queue, and batches that form when the engine asks for one.
+"""The batcher: a queue, and batches that form when the engine asks for one.
 
 An idle engine starts at once on what is there, so a lone request waits for nothing; while it
-is busy, requests gather. Entries whose caller has gone are dropped when they are met. Knows
-no tensor, no model and no HTTP: it hands items of type T to a coroutine and results of type R
+is busy, requests gather. What nobody waits for any more, or what is too late, leaves the queue and is
+not computed. A batch that fails is tried again item by item, so that it fails nobody but whom it must.
+Knows no tensor, no model and no HTTP: it hands items of type T to a coroutine and results of type R
 back to those who brought the items.
 """
 
 import asyncio
 import logging
-import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from model.errors import InferenceFailed, Limit
-from service.errors import QueueFull
+from model.errors import EngineTimeout, InferenceFailed
+from service.admission import Admission
+from service.deadline import Deadline
+from service.errors import ServiceError
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_RATE_MEMORY = 0.2  # how much of the last batch goes into the running mean
+_TIMER_SECONDS = 0.005  # a timer may ring so much before the moment that it was set to
+
+
+class Dropped(StrEnum):
+    """Why an item left the queue without being computed."""
+
+    CALLER_LEFT = "caller_left"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +59,11 @@ class BatchObserver(Protocol):
     def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
         """Note that a batch was computed; `waits` are its items' times in the queue, in seconds."""
 
-    def entries_dropped(self, count: int) -> None:
-        """Note that entries were met in the queue whose caller had gone."""
+    def batch_failed(self, error: Exception) -> None:
+        """Note that the engine failed on a batch, or on one item of it alone."""
+
+    def entries_dropped(self, reason: Dropped, count: int) -> None:
+        """Note that entries left the queue without being computed."""
 
     def queue_changed(self, length: int) -> None:
         """Note how many entries are in the queue now."""
@@ -61,7 +73,18 @@ class BatchObserver(Protocol):
 class _Entry(Generic[T, R]):
     item: T
     arrived: float
-    answer: asyncio.Future[Answer[R]]
+    deadline: Deadline
+    answer: asyncio.Future[Answer[R] | InferenceFailed]
+
+    def give(self, answer: Answer[R] | InferenceFailed) -> None:
+        """Hand the answer to whoever still waits for it."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def refuse(self, error: ServiceError) -> None:
+        """Tell whoever still waits that there will be no answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Batcher(Generic[T, R]):
@@ -72,7 +95,7 @@ class Batcher(Generic[T, R]):
         run_batch: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
         max_batch_size: int,
-        max_queue_size: int,
+        admission: Admission,
         observer: BatchObserver,
     ) -> None:
         """Make a batcher; `start` sets it going.
@@ -80,140 +103,142 @@ class Batcher(Generic[T, R]):
         Args:
             run_batch: computes a batch; returns a result for each item, in the items' order.
             max_batch_size: items in one batch at the most.
-            max_queue_size: items admitted and not yet answered, at the most.
+            admission: the places in the queue, which whoever submits holds; learns how fast they become free.
             observer: is told of every batch.
         """
         self._run_batch = run_batch
         self._max_batch_size = max_batch_size
-        self._max_queue_size = max_queue_size
+        self._admission = admission
         self._observer = observer
-        self._queue: deque[_Entry[T, R]] = deque()
+        self._queue: OrderedDict[_Entry[T, R], None] = OrderedDict()
+        self._computing: Sequence[_Entry[T, R]] = ()
         self._arrival = asyncio.Event()
-        self._admitted = 0
-        self._seconds_per_item = 0.0
         self._worker: asyncio.Task[None] | None = None
-
-    @property
-    def admitted(self) -> int:
-        """Items that are being answered."""
-        return self._admitted
 
     def start(self) -> None:
         """Begin to take batches off the queue."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
-    async def close(self) -> None:
-        """Stop; what is still in the queue is cancelled."""
+    async def close(self, error: ServiceError) -> None:
+        """Stop; whoever still waits is told `error`, and so is whoever comes."""
+        self._admission.close(error)
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        while self._queue:
-            self._queue.popleft().answer.cancel()
+        for entry in (*self._computing, *self._queue):
+            entry.refuse(error)
+        self._queue.clear()
 
-    @contextmanager
-    def admit(self, count: int) -> Iterator[None]:
-        """Hold room for `count` items from before they are decoded until they are answered.
-
-        Raises:
-            QueueFull: there is no room for all of them; nothing is held then.
-        """
-        if self._admitted + count > self._max_queue_size:
-            raise QueueFull(
-                f"{self._admitted} images are being answered, and {count} more would be over the limit of "
-                f"{self._max_queue_size}",
-                Limit("max_queue_size", self._max_queue_size),
-                retry_after_seconds=max(1, math.ceil(self._admitted * self._seconds_per_item)),
-            )
-        self._admitted += count
-        try:
-            yield
-        finally:
-            self._admitted -= count
-
-    async def submit(self, items: Sequence[T]) -> list[Answer[R]]:
-        """Queue items and wait for their answers, which come in the items' order.
+    async def submit(self, items: Sequence[T], deadline: Deadline) -> list[Answer[R] | InferenceFailed]:
+        """Queue items and wait for their answers, or for what the engine failed with, in the items' order.
 
         A caller that is cancelled while it waits takes its items out of the queue.
 
         Raises:
-            InferenceFailed: the batch that one of the items was in failed.
+            DeadlineExceeded: an item's turn did not come in time.
+            ServiceError: the batcher was closed.
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        entries = [_Entry[T, R](item, now, loop.create_future()) for item in items]
-        self._queue.extend(entries)
+        entries = [_Entry[T, R](item, now, deadline, loop.create_future()) for item in items]
+        self._queue.update(dict.fromkeys(entries))
         self._observer.queue_changed(len(self._queue))
         self._arrival.set()
         try:
+            if len(entries) == 1:
+                return [await entries[0].answer]
             return await asyncio.gather(*(entry.answer for entry in entries))
         finally:
-            for entry in entries:
-                entry.answer.cancel()  # of no effect where the answer is there
-            if any(entry.answer.cancelled() for entry in entries):
-                self._drop_abandoned()
+            self._take_out([entry for entry in entries if entry in self._queue])
 
-    def _drop_abandoned(self) -> None:
-        """Take entries out of the queue whose caller has gone."""
-        waiting = deque(entry for entry in self._queue if not entry.answer.done())
-        if len(waiting) < len(self._queue):
-            self._observer.entries_dropped(len(self._queue) - len(waiting))
-            self._queue = waiting
-            self._observer.queue_changed(len(self._queue))
+    def _take_out(self, entries: Sequence[_Entry[T, R]]) -> None:
+        """Take entries of one caller, who does not wait any more, out of the queue."""
+        if not entries:
+            return
+        for entry in entries:
+            entry.answer.cancel()
+            del self._queue[entry]
+        late = time.monotonic() + _TIMER_SECONDS >= entries[0].deadline.at
+        self._observer.entries_dropped(Dropped.DEADLINE if late else Dropped.CALLER_LEFT, len(entries))
+        self._observer.queue_changed(len(self._queue))
 
     async def _work(self) -> None:
         while True:
             await self._arrival.wait()
             try:
-                entries = self._next_entries()
-                if entries:
-                    await self._answer(entries)
+                self._computing = self._next_entries()
+                if self._computing:
+                    await self._answer(self._computing)
             except Exception:  # a fault here must not end the work for all who come later
                 _log.exception("the batcher failed")
+            self._computing = ()
 
     def _next_entries(self) -> list[_Entry[T, R]]:
-        """Take the next batch off the queue, passing over entries whose caller has gone."""
+        """Take the next batch off the queue, passing over what nobody waits for and what is too late."""
         entries: list[_Entry[T, R]] = []
-        dropped = 0
+        dropped: Counter[Dropped] = Counter()
+        now = time.monotonic()
         while self._queue and len(entries) < self._max_batch_size:
-            entry = self._queue.popleft()
+            entry, _ = self._queue.popitem(last=False)
             if entry.answer.done():  # given up so lately that its caller has not cleared it away yet
-                dropped += 1
+                dropped[Dropped.CALLER_LEFT] += 1
+            elif entry.deadline.at <= now:
+                dropped[Dropped.DEADLINE] += 1
+                entry.refuse(entry.deadline.exceeded())
             else:
                 entries.append(entry)
         if not self._queue:
             self._arrival.clear()
-        if dropped:
-            self._observer.entries_dropped(dropped)
+        for reason, count in dropped.items():
+            self._observer.entries_dropped(reason, count)
         self._observer.queue_changed(len(self._queue))
         return entries
 
-    async def _answer(self, entries: list[_Entry[T, R]]) -> None:
-        """Run a batch and hand each caller its own result, or each the failure."""
+    async def _answer(self, entries: Sequence[_Entry[T, R]]) -> None:
+        """Run a batch and hand each caller its own result; if it fails, run its items one by one."""
+        try:
+            await self._compute(entries)
+        except EngineTimeout as failure:  # another attempt would only take as long again
+            for entry in entries:
+                entry.give(failure)
+        except Exception as cause:  # whatever the engine raises belongs to the callers; the queue goes on
+            _log.warning("a batch of %d failed, and is tried again one by one: %r", len(entries), cause)
+            for entry in entries:
+                await self._answer_alone(entry)
+
+    async def _answer_alone(self, entry: _Entry[T, R]) -> None:
+        """Run one item of a batch that failed."""
+        if entry.deadline.seconds_left <= 0:
+            entry.refuse(entry.deadline.exceeded())
+        if entry.answer.done():
+            return
+        try:
+            await self._compute([entry])
+        except EngineTimeout as late:
+            entry.give(late)
+        except Exception as cause:  # as in `_answer`
+            failure = InferenceFailed("the engine failed on this image")
+            failure.__cause__ = cause
+            entry.give(failure)
+
+    async def _compute(self, entries: Sequence[_Entry[T, R]]) -> None:
+        """Run a batch and hand out its results.
+
+        Raises:
+            Exception: whatever the engine raises.
+        """
         started = time.monotonic()
         try:
             results = await self._run_batch([entry.item for entry in entries])
             if len(results) != len(entries):
                 raise InferenceFailed(f"the engine gave {len(results)} results for {len(entries)} images")
-        except asyncio.CancelledError:
-            for entry in entries:
-                entry.answer.cancel()
+        except Exception as error:
+            self._admission.failed()
+            self._observer.batch_failed(error)
             raise
-        except Exception as cause:  # whatever the engine raises belongs to the callers; the queue goes on
-            for entry in entries:
-                if not entry.answer.done():
-                    failure = InferenceFailed("the engine failed on this batch")
-                    failure.__cause__ = cause
-                    entry.answer.set_exception(failure)
-            return
+        self._admission.finished(len(entries))
         batch = Batch(len(entries), time.monotonic() - started)
-        self._learn_rate(batch)
         waits = [started - entry.arrived for entry in entries]
         for entry, result, wait in zip(entries, results, waits, strict=True):
-            if not entry.answer.done():
-                entry.answer.set_result(Answer(result, wait, batch))
+            entry.give(Answer(result, wait, batch))
         self._observer.batch_finished(batch.size, batch.seconds, waits)
-
-    def _learn_rate(self, batch: Batch) -> None:
-        latest = batch.seconds / batch.size
-        weight = _RATE_MEMORY if self._seconds_per_item else 1.0
-        self._seconds_per_item += weight * (latest - self._seconds_per_item)

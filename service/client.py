@@ -22,9 +22,16 @@ class ProblemError(Exception):
 class Client:
     """Talks to one service; a context manager that keeps the connection open."""
 
-    def __init__(self, url: str, timeout_seconds: float = 60.0) -> None:
-        """Make a client of the service at `url`, as in http://127.0.0.1:8000."""
-        self._http = httpx.Client(base_url=url, timeout=timeout_seconds)
+    def __init__(self, url: str, timeout_seconds: float = 60.0, key: str | None = None) -> None:
+        """Make a client of the service at `url`, as in http://127.0.0.1:8000.
+
+        Args:
+            url: the address; an API key goes to it only, and not where it may redirect to.
+            timeout_seconds: time for a request.
+            key: the API key, where the service asks for one.
+        """
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, headers=headers)
 
     def __enter__(self) -> "Client":
         """Open the client."""

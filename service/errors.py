@@ -3,9 +3,13 @@
 ServiceError
 ├── SettingsError           a HUBEL_ variable is misspelt or out of bounds
 ├── InvalidRequest          a form, a JSON body or a parameter that cannot be understood
+├── UnsupportedEncoding     a body that is compressed
 ├── BodyTooLarge            more bytes than the limit
 ├── TooManyImages           more images in one request than the limit
-├── Unauthorized            the admin key is missing or wrong
+├── Unauthorized            a key is needed, and is missing or not known
+├── Forbidden               the key is known, and not enough
+├── RateLimited             the key has made too many requests in a time
+├── TooManyRequests         the key has too many requests under way
 ├── NoRoom                  no more versions may be loaded
 ├── QueueFull               no more is taken in until some of what waits is answered
 ├── DeadlineExceeded        no answer within the time the request had
@@ -26,6 +30,10 @@ class SettingsError(ServiceError):
 
 class InvalidRequest(ServiceError):
     """The request's body or parameters cannot be understood."""
+
+
+class UnsupportedEncoding(ServiceError):
+    """The request's body is compressed."""
 
 
 class LimitReached(ServiceError):
@@ -56,8 +64,24 @@ class NoRoom(LimitReached):
     """A version is not loaded, and what is loaded cannot go."""
 
 
+class RateLimited(LimitReached):
+    """The key has made as many requests as it may for now."""
+
+    def __init__(self, message: str, limit: Limit, retry_after_seconds: int) -> None:
+        super().__init__(message, limit)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyRequests(RateLimited):
+    """The key has as many requests under way as it may."""
+
+
 class Unauthorized(ServiceError):
-    """The request does not carry the admin key."""
+    """The request needs a key and carries none that is known."""
+
+
+class Forbidden(ServiceError):
+    """The request's key is known, but its role is too small."""
 
 
 class DeadlineExceeded(LimitReached):

@@ -19,6 +19,7 @@ from model.state import State
 from model.types import PRODUCTION, ModelRef
 from service.errors import ModelNotReady, NoRoom
 from service.hosted import HostedModel, HostedVersion, LoadState
+from service.lifecycle import Lifecycle
 from service.loading import Loader
 from service.metrics import Metrics
 from service.plan import Plan, make_plan
@@ -35,16 +36,17 @@ LOOK_SECONDS = 10.0  # a registry that takes longer is away
 class ModelHost:
     """All models that this process knows, loaded or not."""
 
-    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self.registry = registry
         self.models: dict[str, HostedModel] = {}
         self.reason = ""  # why the registry cannot be read
         self.changed = asyncio.Event()  # set whenever a version's state changes
         self._settings = settings
+        self._lifecycle = lifecycle
         self._default = ModelRef.parse(settings.default_model)
         self._awaited = list(dict.fromkeys([self._default, *settings.preloaded]))
         self._metrics = metrics
-        self._loader = Loader(registry, settings, metrics, self._version_changed)
+        self._loader = Loader(registry, settings, metrics, on_change=self._version_changed, on_hang=lifecycle.fail)
         self._looking = asyncio.Lock()
         self._reading: asyncio.Task[dict[str, ModelSnapshot]] | None = None
         self._manifests: dict[tuple[str, int], Manifest] = {}
@@ -84,6 +86,12 @@ class ModelHost:
                 return
             self._note_registry(self.registry.away)
             self._take_over(found)
+
+    def watch_decoders(self) -> None:
+        """Find a decoder that does not come back: it cannot be stopped, and its process must be replaced."""
+        limit = self._settings.engine_timeout_ms / 1000
+        if self._loader.longest_decode_seconds > limit:
+            self._lifecycle.fail(f"an image has been decoded for more than {limit:g} s (HUBEL_ENGINE_TIMEOUT_MS)")
 
     def find(self, ref: ModelRef) -> HostedVersion:
         """Return the version that a reference means in this process.

@@ -12,8 +12,10 @@ import numpy as np
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
 from model.errors import ModelError
+from model.preprocessing import ImageLimits
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
+from service.decoding import Decoders
 from service.hosted import HostedVersion, LoadState
 from service.metrics import Metrics
 from service.served import ServedModel
@@ -29,17 +31,40 @@ class Loader:
     """Loads, drains and unloads versions."""
 
     def __init__(
-        self, registry: Registry, settings: Settings, metrics: Metrics, on_change: Callable[[HostedVersion], None]
+        self,
+        registry: Registry,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        on_change: Callable[[HostedVersion], None],
+        on_hang: Callable[[str], None],
     ) -> None:
-        """Make a loader; `on_change` is called when a version has come to another state by itself."""
+        """Make a loader.
+
+        Args:
+            registry: where versions come from.
+            settings: of the service.
+            metrics: of the service.
+            on_change: is called when a version has come to another state by itself.
+            on_hang: is told why when an engine neither answers nor stops.
+        """
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
         self._on_change = on_change
+        self._on_hang = on_hang
         self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
-        self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="decode")
+        limits = ImageLimits(
+            settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes
+        )
+        self._decoders = Decoders(settings.decoding_threads, limits, settings.max_decoding_pixels)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def longest_decode_seconds(self) -> float:
+        """For how long a thread has been at one image."""
+        return self._decoders.longest_seconds
 
     def load(self, version: HostedVersion) -> None:
         """Begin to load a stored version, or one that has failed."""
@@ -70,7 +95,7 @@ class Loader:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
     async def _load(self, version: HostedVersion) -> None:
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{version.name}-{version.number}")
@@ -95,7 +120,7 @@ class Loader:
             classifier = await loop.run_in_executor(thread, load_classifier, stored, self._choice)
             version.state = LoadState.WARMING
             self._on_change(version)
-            await loop.run_in_executor(thread, self._warm_up, classifier)
+            seconds_per_image = await loop.run_in_executor(thread, self._warm_up, classifier)
         version.served = ServedModel(
             stored,
             classifier,
@@ -103,6 +128,8 @@ class Loader:
             decoders=self._decoders,
             settings=self._settings,
             metrics=self._metrics.for_model(version.name, version.number),
+            seconds_per_image=seconds_per_image,
+            on_hang=self._on_hang,
         )
         version.state, version.failures = LoadState.READY, 0
         self._metrics.ready.labels(*version.labels).set(1)
@@ -113,10 +140,16 @@ class Loader:
     def _fetch(self, version: HostedVersion) -> StoredVersion:
         return self._registry.version(ModelRef(version.name, version=version.number))
 
-    def _warm_up(self, classifier: Classifier) -> None:
-        """Run the smallest and the largest batch, so that no request pays for what a first one costs."""
+    def _warm_up(self, classifier: Classifier) -> float:
+        """Run the smallest and the largest batch, so that no request pays for what a first one costs.
+
+        Returns:
+            Seconds that an image took in the largest batch.
+        """
         for count in (1, self._settings.max_batch_size):
+            started = time.monotonic()
             classifier.classify(np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8))
+        return (time.monotonic() - started) / count
 
     async def _unload(self, version: HostedVersion) -> None:
         served = version.served

@@ -15,6 +15,7 @@ from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.batching import Dropped
 from service.traffic import Totals
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -79,7 +80,37 @@ class Metrics:
         )
         self.dropped = Counter(
             "hubel_dropped_images",
-            "Images dropped from the queue because their caller had gone.",
+            "Images that left the queue without being computed: caller_left or deadline.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self.refused = Counter(
+            "hubel_refused_requests",
+            "Requests refused for their API key, by its name and what it lacked.",
+            ("key", "reason"),
+            registry=registry,
+        )
+        self.refused_connections = Counter(
+            "hubel_refused_connections",
+            "Connections that were closed for what they sent, or did not send or read in time, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        self.keys_readable = Gauge(
+            "hubel_keys_readable",
+            "1 while the file of API keys can be read, or there is none.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.engine_failures = Counter(
+            "hubel_engine_failures",
+            "Batches, or images of them alone, on which an engine failed, by kind of error.",
+            (*_MODEL, "error"),
+            registry=registry,
+        )
+        self.overload_refusals = Counter(
+            "hubel_overload_refusals",
+            "Requests refused because the queue was full, or their answer would have come too late.",
             _MODEL,
             registry=registry,
         )
@@ -162,8 +193,10 @@ class Metrics:
             batch_size=self.batch_size.labels(*labels),
             images=self.images.labels(*labels),
             batches=self.batches.labels(*labels),
-            dropped=self.dropped.labels(*labels),
+            dropped={reason: self.dropped.labels(*labels, reason) for reason in Dropped},
+            overload_refusals=self.overload_refusals.labels(*labels),
             queue_length=self.queue_length.labels(*labels),
+            engine_failures=self.engine_failures,
             rejected_images=self.rejected_images,
             labels=labels,
         )
@@ -190,7 +223,7 @@ class Metrics:
             self.failed.labels(model, version).set(0)
             return
         for collector in vars(self).values():
-            if isinstance(collector, Counter | Gauge | Histogram) and collector is not self.registry_available:
+            if isinstance(collector, Counter | Gauge | Histogram) and "model" in collector._labelnames:
                 collector.remove_by_labels({"model": model, "version": version})
 
     def exposition(self) -> bytes:
@@ -230,8 +263,10 @@ class ModelMetrics:
     batch_size: Histogram
     images: Counter
     batches: Counter
-    dropped: Counter
+    dropped: dict[Dropped, Counter]
+    overload_refusals: Counter
     queue_length: Gauge
+    engine_failures: Counter
     rejected_images: Counter
     labels: tuple[str, str]
 
@@ -248,9 +283,17 @@ class ModelMetrics:
         for wait in waits:
             self.queue_seconds.observe(wait)
 
-    def entries_dropped(self, count: int) -> None:
-        """Note entries whose caller had gone."""
-        self.dropped.inc(count)
+    def batch_failed(self, error: Exception) -> None:
+        """Note a failure of the engine."""
+        self.engine_failures.labels(*self.labels, type(error).__name__).inc()
+
+    def request_refused(self) -> None:
+        """Note a request for which there was no room or no time."""
+        self.overload_refusals.inc()
+
+    def entries_dropped(self, reason: Dropped, count: int) -> None:
+        """Note entries that were not computed."""
+        self.dropped[reason].inc(count)
 
     def queue_changed(self, length: int) -> None:
         """Note the queue's length."""

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Limit
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, QueueFull
+from service.headers import protect
 from service.metrics import Metrics
+from service.settings import Settings
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
@@ -27,12 +29,29 @@ _log = structlog.get_logger("service.access")
 
 @dataclass
 class RequestRecord:
-    """What is known of a request by its end; handlers fill in what they find out."""
+    """What is known of a request by its end; handlers fill in what they find out.
+
+    Attributes:
+        request_id: the caller's own, or a new one.
+        arrived: when its headers were read, monotonic seconds.
+        model: the model that it asks for, once it is known that there is one.
+        version: the version that answers.
+        images: how many it holds.
+        key: the name of the caller's API key.
+        bytes_in: of its body, as far as it was read.
+        bytes_out: of the answer's body.
+        stages: where its time went, in seconds.
+    """
 
     request_id: str
+    arrived: float = field(default_factory=time.monotonic)
     model: str = ""
     version: str = ""
     images: int = 0
+    key: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -56,7 +75,6 @@ class ObserveRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex)
         scope[_RECORD] = record
@@ -66,7 +84,11 @@ class ObserveRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = record.request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = record.request_id
+                protect(headers.raw, scope["scheme"])
+            else:
+                record.bytes_out += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -74,9 +96,10 @@ class ObserveRequests:
         except ClientDisconnect:
             status = CLIENT_LEFT  # there is nobody to answer
         finally:
-            self._note(scope, record, status, time.perf_counter() - started)
+            self._note(scope, record, status)
 
-    def _note(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        seconds = time.monotonic() - record.arrived
         route = getattr(scope.get("route"), "path", "")
         self.metrics.requests.labels(route, record.model, record.version, str(status)).inc()
         self.metrics.request_seconds.labels(route, record.model, record.version).observe(seconds)
@@ -91,16 +114,22 @@ class ObserveRequests:
             model=record.model,
             version=record.version,
             images=record.images,
+            key=record.key,
+            bytes_in=record.bytes_in,
+            bytes_out=record.bytes_out,
+            **{f"{stage}_seconds": round(spent, 6) for stage, spent in record.stages.items()},
         )
 
 
 class LimitBody:
-    """Refuse a request's body as soon as it is known to be over the limit."""
+    """Refuse a request's body as soon as it is known to be over the limit, alone or with all others that are held."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_archive_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.usual = Limit("max_body_bytes", max_body_bytes)
-        self.of_archives = Limit("max_archive_bytes", max_archive_bytes)
+        self._usual = Limit("max_body_bytes", settings.max_body_bytes)
+        self._of_archives = Limit("max_archive_bytes", settings.max_archive_bytes)
+        self._together = Limit("max_pending_body_bytes", settings.max_pending_body_bytes)
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -108,20 +137,34 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
-        limit = self.of_archives if (scope["method"], scope["path"]) == _TAKES_ARCHIVES else self.usual
-        received = 0
+        is_archive = (scope["method"], scope["path"]) == _TAKES_ARCHIVES  # which goes to disk, as it comes
+        limit = self._of_archives if is_archive else self._usual
+        record = record_of(scope)
 
         async def receive_bounded() -> Message:
-            nonlocal received
             if announced.isdecimal() and int(announced) > limit.value:
                 raise _too_large(int(announced), limit)
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit.value:
-                raise _too_large(received, limit)
+            size = len(message.get("body", b""))
+            record.bytes_in += size
+            self._held += 0 if is_archive else size
+            if record.bytes_in > limit.value:
+                raise _too_large(record.bytes_in, limit)
+            if self._held > self._together.value and not is_archive:
+                raise self._too_much()
             return message
 
-        await self.app(scope, receive_bounded, send)
+        try:
+            await self.app(scope, receive_bounded, send)
+        finally:
+            self._held -= 0 if is_archive else record.bytes_in
+
+    def _too_much(self) -> QueueFull:
+        return QueueFull(
+            f"the bodies of all requests have more than {self._together.value} bytes, the limit",
+            self._together,
+            retry_after_seconds=1,
+        )
 
 
 def _too_large(found: int, limit: Limit) -> BodyTooLarge:

@@ -24,14 +24,22 @@ _JSON = {
         }
     },
 }
+_TEXT = {"type": "string"}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "description": "Bearer.", "schema": _TEXT}},
+    429: {"Retry-After": {"required": True, "description": "Seconds.", "schema": {"type": "integer"}}},
+    503: {"Retry-After": {"description": "Seconds, where it is worth coming back.", "schema": {"type": "integer"}}},
+}
 _PROBLEMS = {
-    401: "The admin key is missing or wrong.",
+    401: "The key is missing or wrong.",
+    403: "The key's role is too small.",
     409: "The state of the model forbids it.",
     412: "The state is not the one that If-Match names.",
     404: "No such model, version or alias.",
     413: "Too many bytes, pixels or images.",
     415: "An image of a format that is not decoded.",
     422: "Not an image, or a request that cannot be understood.",
+    429: "Too many requests with this key.",
     503: "The queue is full (see Retry-After), or the model is not ready.",
     504: "No answer in time.",
 }
@@ -40,7 +48,27 @@ _PROBLEMS = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problems that a route may answer with."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+    return {
+        status: {"description": _PROBLEMS[status], "content": content, "headers": _HEADERS.get(status, {})}
+        for status in statuses
+    }
+
+
+def headers(**texts: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the headers that a route's good answer always has, by name, with _ for -."""
+    return {
+        200: {
+            "headers": {
+                name.replace("_", "-"): {"required": True, "description": text, "schema": _TEXT}
+                for name, text in texts.items()
+            }
+        }
+    }
+
+
+def content(media_type: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """Describe a good answer that is a file."""
+    return {200: {"description": description, "content": {media_type: {"schema": _FILE}}}}
 
 
 UPLOADS: dict[str, Any] = {
@@ -71,7 +99,11 @@ ARCHIVE: dict[str, Any] = {
 PREDICTION: dict[str, Any] = {
     **UPLOADS,
     "responses": {
-        200: {"model": PredictResponse, "description": "A result for each image, in the images' order."},
+        200: {
+            "model": PredictResponse,
+            "description": "A result for each image, in the images' order.",
+            **headers(Server_Timing="Milliseconds to decode, in the queue, and in the engine.")[200],
+        },
         **problems(404, 413, 415, 422, 503, 504),
     },
 }

@@ -11,11 +11,13 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from model import errors as model_errors
 from model.errors import Limit, ModelError
 from service import errors as service_errors
-from service.errors import ModelNotReady, QueueFull, ServiceError, Unauthorized
+from service.errors import ModelNotReady, QueueFull, RateLimited, ServiceError, Unauthorized, UnsupportedEncoding
+from service.headers import protect
 from service.middleware import CLIENT_LEFT, REQUEST_ID_HEADER, record_of
 from service.schemas import Problem
 from service.settings import Settings, variable_of
@@ -56,19 +58,25 @@ TABLE: dict[type[Exception], Row] = {
     model_errors.EngineUnavailable: Row("engine-unavailable", "The engine is not available", 500),
     model_errors.UnknownArchitecture: Row("unknown-architecture", "The architecture is not known", 500),
     model_errors.InferenceFailed: Row("inference-failed", "The model failed on this request", 500),
+    model_errors.EngineTimeout: Row("engine-timeout", "The model did not answer in time", 504),
     service_errors.ServiceError: Row("internal-error", "Something is wrong with the server", 500),
     service_errors.SettingsError: Row("invalid-settings", "A setting is not allowed", 500),
     service_errors.InvalidRequest: Row("invalid-request", "The request cannot be understood", 422),
+    service_errors.UnsupportedEncoding: Row("unsupported-encoding", "Content encoding not supported", 415),
     service_errors.LimitReached: Row("limit-reached", "A limit was reached", 503),
     service_errors.BodyTooLarge: Row("body-too-large", "Request body too large", 413),
     service_errors.TooManyImages: Row("too-many-images", "Too many images in one request", 413),
-    service_errors.Unauthorized: Row("unauthorized", "The admin key is missing or wrong", 401),
+    service_errors.Unauthorized: Row("unauthorized", "The key is missing or wrong", 401),
+    service_errors.Forbidden: Row("forbidden", "The key may not do this", 403),
+    service_errors.RateLimited: Row("rate-limited", "Too many requests with this key", 429),
+    service_errors.TooManyRequests: Row("too-many-requests", "Too many requests with this key at once", 429),
     service_errors.NoRoom: Row("no-room", "No more models may be loaded", 503),
     service_errors.QueueFull: Row("queue-full", "The queue is full", 503),
     service_errors.DeadlineExceeded: Row("deadline-exceeded", "No answer in time", 504),
     service_errors.CallerLeft: Row("caller-left", "The caller has left", CLIENT_LEFT),
     service_errors.ModelNotReady: Row("model-not-ready", "The model is not ready", 503),
 }
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _LONGEST_ECHO = 100  # characters of what a caller sent
 _OURS = "the server failed on this request; its log has the cause under this request's id"
 
@@ -113,16 +121,23 @@ def _setting(limit: str) -> str | None:
     return variable_of(limit) if limit in Settings.model_fields else None
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+def error_response(request: Request, error: Exception) -> Response:
+    """Answer with the problem that an error of the table is."""
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request %s failed: %s", record_of(request.scope).request_id, error, exc_info=error)
     headers = {}
-    if isinstance(error, QueueFull | ModelNotReady) and error.retry_after_seconds:
+    if isinstance(error, QueueFull | ModelNotReady | RateLimited) and error.retry_after_seconds:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     return problem_response(request, problem, headers)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_response(request, error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -139,15 +154,29 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer the framework's 404, 405 and the like."""
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status is HTTPStatus.BAD_REQUEST:  # a body that is not even text, where JSON was expected
+        return problem_response(request, problem_of(service_errors.InvalidRequest(str(error.detail))))
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_at(request))
     detail = {
         HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}; GET /docs shows every route",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not allowed at {request.url.path}; "
-        f"allowed: {(error.headers or {}).get('Allow', 'see /docs')}",
+        f"allowed: {headers.get('Allow')}",
     }.get(status, str(error.detail))
     slug = status.phrase.lower().replace(" ", "-")
     problem = Problem(type=f"urn:hubel:problem:{slug}", title=status.phrase, status=status, detail=detail)
-    return problem_response(request, problem, dict(error.headers or {}))
+    return problem_response(request, problem, headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return what is allowed at a path; the framework tells the methods of the first route there alone."""
+    routes: list[BaseRoute] = request.app.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
@@ -156,4 +185,6 @@ async def _on_unforeseen(request: Request, error: Exception) -> Response:
     problem = Problem(
         type="urn:hubel:problem:internal-error", title="Something is wrong with the server", status=500, detail=_OURS
     )
-    return problem_response(request, problem)
+    response = problem_response(request, problem)
+    protect(response.raw_headers, request.scope["scheme"])  # this is outside of every other middleware
+    return response

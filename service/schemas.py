@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.manifest import Architecture, Calibration, Manifest
 from model.preprocessing import ImageFacts, Preprocessing
-from model.state import RolledBack, Traffic
+from model.state import RolledBack, Traffic, VersionNumber
 from model.types import PRODUCTION, Prediction
 from service.hosted import HostedModel, HostedVersion, LoadState
 from service.hosting import ModelHost
@@ -189,7 +189,7 @@ class AliasIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1)
+    version: VersionNumber
 
 
 class RollbackIn(BaseModel):
@@ -277,7 +277,11 @@ class Readiness(BaseModel):
 
 
 class Health(Readiness):
-    """Readiness, why the registry cannot be reached if it cannot, and how every model stands."""
+    """Readiness, why the registry or the file of keys cannot be read if it cannot, and how every model stands.
+
+    Where there are API keys, only those who have one are told more than readiness, and administrators of the keys.
+    """
 
     registry_away: str | None = None
+    keys_away: str | None = None
     models: list[ModelOut]

@@ -1,60 +1,59 @@
-"""Who may change models: whoever has the admin key."""
+"""What is asked of callers, as FastAPI's routes say it: the bearer key in the document, the admin key at routes."""
 
-import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import SecretStr
+from fastapi.security import HTTPBearer
 
-from service.errors import Unauthorized
+from service.access import Access, key_of
+from service.keys import Role
 from service.openapi import problems
-from service.settings import Settings
 
-bearer = HTTPBearer(auto_error=False, description="HUBEL_ADMIN_KEY")
+_OF_KEYS = (401, 403, 429)
+
+
+class _Documented(HTTPBearer):
+    """Marks operations as asking for a key; who really asks is `LetIn`, and at admin routes `AdminRoute`."""
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
+bearer = Depends(_Documented(scheme_name="HTTPBearer", description="An API key, or HUBEL_ADMIN_KEY."))
+
+
+def key_needed() -> dict[str, Any]:
+    """Describe routes for which `LetIn` asks for a key, as `include_router` takes it."""
+    return {"dependencies": [bearer], "responses": problems(*_OF_KEYS)}
 
 
 class AdminRoute(APIRoute):
-    """A route that asks for the admin key before it reads anything else of the request."""
+    """A route that asks for an admin key before it reads anything else of the request."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         answer = super().get_route_handler()
 
         async def answer_admin(request: Request) -> Response:
-            settings: Settings = request.app.state.settings
-            check_key(settings.admin_key, await bearer(request))
+            access: Access = request.app.state.access
+            access.require(key_of(request.scope), Role.ADMIN)
             return await answer(request)
 
         return answer_admin
 
 
 def admin_router(*statuses: int) -> APIRouter:
-    """Make a router of routes about models that ask for the admin key.
+    """Make a router of routes about models that ask for an admin key.
 
     Args:
-        statuses: of the problems that the routes may answer with, beside 401.
+        statuses: of the problems that the routes may answer with, beside those of keys.
     """
     return APIRouter(
         prefix="/v1/models",
         tags=["administration"],
         route_class=AdminRoute,
-        dependencies=[Depends(bearer)],  # for the document: it is the route that checks
-        responses=problems(401, *statuses),
+        dependencies=[bearer],
+        responses=problems(*_OF_KEYS, *statuses),
     )
-
-
-def check_key(key: SecretStr | None, given: HTTPAuthorizationCredentials | None) -> None:
-    """Let a request pass that carries the admin key as `Authorization: Bearer KEY`.
-
-    Raises:
-        Unauthorized: it does not.
-    """
-    if (
-        key is None
-        or given is None
-        or not secrets.compare_digest(given.credentials.encode("latin-1"), key.get_secret_value().encode())
-    ):
-        raise Unauthorized("this route needs the admin key: Authorization: Bearer KEY, as HUBEL_ADMIN_KEY has it")

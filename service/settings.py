@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,13 +22,15 @@ from pydantic import (
 )
 
 from model.engines.selection import DEVICE_PATTERN
-from model.errors import InvalidReference
+from model.errors import InvalidReference, Limit
 from model.registry import DEFAULT_ROOT
 from model.types import NAME_PATTERN, ModelRef
 from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
-_SECRET = frozenset({"admin_key"})
+_SECRET = frozenset({"admin_key", "api_keys", "metrics_key"})
+_OF_CLIENTS = frozenset({"HUBEL_CLIENT_KEY"})  # of `hubel predict --url`
+_ORIGIN = re.compile(r"\*|https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 EVERYTHING = "*"  # in the list of what is kept loaded
 Address = Annotated[str, BeforeValidator(str)]
 # What Kubernetes puts into every container beside a Service of the name "hubel".
@@ -65,13 +68,76 @@ class Settings(BaseModel):
         default=0, ge=0, description="Bytes of weights that may be loaded at once; 0 for no limit."
     )
     admin_key: SecretStr | None = Field(
-        default=None, min_length=16, description="Key of the routes that change models, which do not exist without it."
+        default=None,
+        min_length=16,
+        description="Key of the routes that change models, which do not exist without it and without API keys.",
+    )
+    api_keys: SecretStr | None = Field(
+        default=None, description="API keys, a line each as docs/access.md shows; requests then need one."
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of such lines; a change is noticed within two seconds."
+    )
+    requests_per_second: float = Field(
+        default=0.0, ge=0, le=1e6, description="Requests a second with one API key; 0 for no limit."
+    )
+    concurrent_requests: int = Field(
+        default=0, ge=0, le=1_000_000, description="Requests at once with one API key; 0 for no limit."
+    )
+    metrics_key: SecretStr | None = Field(
+        default=None, min_length=16, description="Key of /metrics, which is open without it."
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Origins whose pages may ask from a browser: https://example.org, commas between; * for all.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Serving processes.")
     worker_folder: Path | None = Field(
         default=None, description="Folder where several workers tell how they stand; made by `hubel serve`."
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="Certificate and chain (PEM) to serve HTTPS with, TLS 1.2 at least; with HUBEL_TLS_KEY.",
+    )
+    tls_key: Path | None = Field(default=None, description="The certificate's private key (PEM, without a password).")
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Open connections of one serving process at the most; idle ones give way to new ones, then 503.",
+    )
+    max_header_bytes: int = Field(
+        default=32 * 2**10,
+        ge=256,
+        le=2**20,
+        description="Bytes of a request's line and headers, or of what frames its body, at the most; then 431.",
+    )
+    header_timeout_ms: int = Field(
+        default=10_000,
+        ge=100,
+        le=600_000,
+        description="Time for a request's headers to arrive, milliseconds; then 408.",
+    )
+    body_timeout_ms: int = Field(
+        default=20_000,
+        ge=100,
+        le=600_000,
+        description="Time for a request's body to arrive (then 408) or for an answer to be read, milliseconds; bytes "
+        "that move earn more.",
+    )
+    min_body_bytes_per_second: int = Field(
+        default=16 * 2**10,
+        ge=1,
+        le=2**30,
+        description="A body or an answer that moves as fast as this may take any time.",
+    )
+    shutdown_delay_ms: int = Field(
+        default=0,
+        ge=0,
+        le=600_000,
+        description="Time between a signal to stop and the end of listening, milliseconds; /readyz is 503 meanwhile.",
     )
     engine: Literal["auto", "onnx", "torch"] = Field(
         default="auto", description="Runtime; auto is torch on a CUDA device, else ONNX Runtime."
@@ -89,8 +155,29 @@ class Settings(BaseModel):
     max_queue_size: int = Field(
         default=256, ge=1, le=100_000, description="Images of a model that are being answered at the most."
     )
+    max_queue_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Bytes of decoded images of a model that are being answered at the most.",
+    )
+    max_pending_body_bytes: int = Field(
+        default=512 * 2**20, ge=1024, description="Bytes of all requests' bodies that are held at once at the most."
+    )
     request_timeout_ms: int = Field(
         default=30_000, ge=1, le=600_000, description="Time for a prediction, milliseconds; then 504."
+    )
+    max_timeout_ms: int = Field(
+        default=0,
+        ge=0,
+        le=600_000,
+        description="What a request's own timeout_ms may be at the most; 0 for HUBEL_REQUEST_TIMEOUT_MS.",
+    )
+    engine_timeout_ms: int = Field(
+        default=30_000,
+        ge=10,
+        le=3_600_000,
+        description="Time for one batch, or to decode one image, milliseconds; what does not stop then ends its "
+        "process, which is replaced.",
     )
     max_body_bytes: int = Field(
         default=20 * 2**20, ge=1024, le=2**30, description="Bytes of a request's body at the most."
@@ -105,9 +192,25 @@ class Settings(BaseModel):
     max_image_aspect_ratio: float = Field(
         default=50.0, ge=1, description="How many times longer one side of an image may be than the other."
     )
+    max_image_decoded_bytes: int = Field(
+        default=400_000_000, ge=2**20, description="Bytes of memory that decoding one image may take."
+    )
+    max_decoding_pixels: int = Field(
+        default=50_000_000,
+        ge=1_000_000,
+        description="Pixels, of four bytes, that the large images being decoded at once hold together; one alone "
+        "may hold more.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged; debug shows health checks too."
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, lacking = ("KEY", "CERT") if self.tls_cert is None else ("CERT", "KEY")
+            raise ValueError(f"HUBEL_TLS_{given} is given without HUBEL_TLS_{lacking}: HTTPS needs both")
+        return self
 
     @model_validator(mode="after")
     def _request_fits_queue(self) -> "Settings":
@@ -116,17 +219,43 @@ class Settings(BaseModel):
                 f"HUBEL_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) is larger than HUBEL_MAX_QUEUE_SIZE "
                 f"({self.max_queue_size}): such a request could never be taken in"
             )
+        if self.max_body_bytes > self.max_pending_body_bytes:
+            raise ValueError(
+                f"HUBEL_MAX_BODY_BYTES ({self.max_body_bytes}) is larger than HUBEL_MAX_PENDING_BODY_BYTES "
+                f"({self.max_pending_body_bytes}): such a body could never be read"
+            )
         return self
 
-    @field_validator("cache", "worker_folder", "admin_key", mode="before")
+    @field_validator(
+        "cache",
+        "worker_folder",
+        "tls_cert",
+        "tls_key",
+        "admin_key",
+        "api_keys",
+        "api_keys_file",
+        "metrics_key",
+        "cors_origins",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("admin_key", mode="before")
+    @field_validator("admin_key", "metrics_key", mode="before")
     @classmethod
     def _strip(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value  # files of secrets often end with a newline
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str | None) -> str | None:
+        for part in _parts(text or ""):
+            if not _ORIGIN.fullmatch(part):
+                raise ValueError(
+                    "an origin is https://example.org, with or without a port, and nothing behind it; or *"
+                )
+        return text
 
     @field_validator("preload")
     @classmethod
@@ -140,6 +269,16 @@ class Settings(BaseModel):
         return text
 
     @property
+    def origins(self) -> list[str]:
+        """Origins whose pages may ask."""
+        return _parts(self.cors_origins or "")
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether requests need a key, also where the file of keys is empty by now."""
+        return self.api_keys is not None or self.api_keys_file is not None
+
+    @property
     def preloaded(self) -> list[ModelRef]:
         """What is kept loaded beside the default model, by reference."""
         return [ModelRef.parse(part) for part in _parts(self.preload) if part != EVERYTHING]
@@ -148,6 +287,13 @@ class Settings(BaseModel):
     def preloads_everything(self) -> bool:
         """Whether all that aliases and traffic mean is kept loaded."""
         return EVERYTHING in _parts(self.preload)
+
+    @property
+    def longest_timeout(self) -> Limit:
+        """What a request's own timeout may be at the most, milliseconds."""
+        if self.max_timeout_ms:
+            return Limit("max_timeout_ms", self.max_timeout_ms)
+        return Limit("request_timeout_ms", self.request_timeout_ms)
 
     @property
     def compute_threads(self) -> int:
@@ -185,7 +331,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     values = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or _is_from_kubernetes(variable, text):
+        if not variable.startswith(PREFIX) or variable in _OF_CLIENTS or _is_from_kubernetes(variable, text):
             continue
         field = variable.removeprefix(PREFIX).lower()
         if field not in Settings.model_fields or variable != variable_of(field):
@@ -194,9 +340,20 @@ def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
+def variables_of(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives another process the same settings: all that were set."""
+    return {variable_of(field): _text(getattr(settings, field)) for field in sorted(settings.model_fields_set)}
+
+
 def variable_of(field: str) -> str:
     """Return the environment variable of a field."""
     return PREFIX + field.upper()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "" if value is None else str(value)
 
 
 def _parts(text: str) -> list[str]:

@@ -65,6 +65,8 @@ class ShadowCaller:
         labels = (shadow.version.name, str(shadow.version.number))
         try:
             theirs = await shadow.predict(uploads)
+            if failure := theirs.failure:
+                raise failure
             self._compare(served, shadow, answers, theirs)
         except Exception as error:  # a shadow's failure is nobody's but its own
             self._drop(shadow.version.name, shadow.version.number, "failed")

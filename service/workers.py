@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model.checkpoint import write_temporary
 from service.schemas import WorkerOut
 
 
@@ -29,7 +28,9 @@ class WorkerBoard:
         if worker == self._posted:
             return
         if self._folder is not None:
-            write_temporary(self._folder, worker.model_dump_json()).replace(self._path(worker.pid))
+            written = self._folder / f".{worker.pid}"  # not waited for until it is on the disk: it ends with the service
+            written.write_text(worker.model_dump_json())
+            written.replace(self._path(worker.pid))
         self._posted = worker
 
     def withdraw(self) -> None:
@@ -38,10 +39,19 @@ class WorkerBoard:
             self._path(os.getpid()).unlink(missing_ok=True)
 
     def read(self, own: WorkerOut) -> list[WorkerOut]:
-        """Return how every worker that lives stands, this one (`own`) as it is now, by process number."""
-        others = [] if self._folder is None else [_read(path) for path in self._folder.glob("worker-*.json")]
-        alive = [worker for worker in others if worker is not None and worker.pid != own.pid and _lives(worker.pid)]
-        return sorted([own, *alive], key=lambda worker: worker.pid)
+        """Return how every worker that lives stands, this one (`own`) as it is now, by process number.
+
+        What one said that lives no more is taken away.
+        """
+        standing = [own]
+        for path in [] if self._folder is None else self._folder.glob("worker-*.json"):
+            worker = _read(path)
+            if worker is not None and worker.pid != own.pid:
+                if _lives(worker.pid):
+                    standing.append(worker)
+                else:
+                    path.unlink(missing_ok=True)
+        return sorted(standing, key=lambda worker: worker.pid)
 
     def _path(self, pid: int) -> Path:
         assert self._folder is not None

@@ -64,6 +64,9 @@ class FakeEngine:
         self.batches.append(len(pixels))
         return pixels.reshape(len(pixels), -1)[:, : self.classes].astype(np.float32)
 
+    def stop(self) -> None:
+        """It never takes long."""
+
 
 def noise(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """An image in which no part looks like another."""

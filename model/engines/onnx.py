@@ -43,8 +43,14 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             raise CorruptCheckpoint(f"ONNX Runtime cannot load {path}: {error}") from error
         self._input = self._session.get_inputs()[0].name
+        self._run = onnxruntime.RunOptions()
 
     def infer(self, pixels: Pixels) -> Logits:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
-        (logits,) = self._session.run(None, {self._input: pixels})
+        self._run = onnxruntime.RunOptions()  # a new one: that of a run that was stopped would stop the next one too
+        (logits,) = self._session.run(None, {self._input: pixels}, self._run)
         return np.asarray(logits, dtype=np.float32)
+
+    def stop(self) -> None:
+        """Ask the run that is under way to end after the operation that it is at."""
+        self._run.terminate = True

@@ -61,6 +61,9 @@ class TorchEngine:
         logits = self._network(torch.from_numpy(pixels).to(self.device))
         return np.asarray(logits.cpu().numpy(), dtype=np.float32)  # waits for the device
 
+    def stop(self) -> None:
+        """Do nothing: torch has no way to stop a run."""
+
 
 def _load_weights(network: nn.Module, path: Path) -> None:
     """Load safetensors into a network.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from model.checkpoint import CLAIM, MANIFEST, STATE, WRITING, sync, write_temporary
 from model.errors import CorruptCheckpoint, RegistryMissing, RegistryUnavailable, VersionNotFound
@@ -23,6 +24,8 @@ from model.types import is_name, is_version_number
 _LOCK = ".lock"
 _STAGING = ".staging-"
 _ABANDONED_SECONDS = 24 * 3600.0
+LOCK_SECONDS = 10.0  # a change takes milliseconds: whoever holds the lock for so long was stopped
+_LOCK_POLL_SECONDS = 0.01
 
 
 class LocalStore:
@@ -85,7 +88,7 @@ class LocalStore:
         except OSError as error:
             raise self._not_writable(error) from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait_for(lock)
             text = change(self.read_state(name))
             try:
                 write_temporary(home, text).replace(home / STATE)
@@ -205,6 +208,25 @@ class LocalStore:
                 removed = is_version_number(claim.parent.name) and not _is_file(claim.parent / MANIFEST)
                 if removed and _is_abandoned(claim):
                     _delete_files(claim.parent)
+
+    def _wait_for(self, lock: IO[str]) -> None:
+        """Take a lock.
+
+        Raises:
+            RegistryUnavailable: another process does not let go of it.
+        """
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise RegistryUnavailable(
+                        f"{lock.name} has been locked by another process for {LOCK_SECONDS:g} s; is one stopped?"
+                    ) from error
+                time.sleep(_LOCK_POLL_SECONDS)
+            else:
+                return
 
     def _not_writable(self, error: OSError) -> RegistryUnavailable:
         return RegistryUnavailable(f"the registry {self.address} cannot be written: {error.strerror or error}")

@@ -28,12 +28,15 @@ def predict(
         str | None, typer.Option(help="name, name:3 or name@alias; the default model if not given.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask this service; without it the model is loaded here.")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="HUBEL_CLIENT_KEY", help="API key of that service; others can see options.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=0, help="Classes to show, 0 for all.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
     """Classify image files, with a model of the registry or through a running service."""
-    ask = functools.partial(_predict_remotely, url) if url else functools.partial(_predict_locally, registry)
+    ask = functools.partial(_predict_remotely, url, key) if url else functools.partial(_predict_locally, registry)
     results = ask(images, model, top_k)
     if as_json:
         print(json.dumps(results, indent=1))
@@ -43,7 +46,9 @@ def predict(
         raise typer.Exit(_FAILED)
 
 
-def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: int) -> list[dict[str, Any]]:
+def _predict_remotely(
+    url: str, key: str | None, images: list[Path], model: str | None, top_k: int
+) -> list[dict[str, Any]]:
     """Ask a service for one image at a time, so that a request is never too large for its limits."""
     import httpx
     from pydantic import ValidationError
@@ -51,7 +56,7 @@ def _predict_remotely(url: str, images: list[Path], model: str | None, top_k: in
     from service.client import Client, ProblemError
 
     results: list[dict[str, Any]] = []
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         for image in images:
             try:
                 (result,) = client.predict([image], model, top_k).results
@@ -77,7 +82,7 @@ def _predict_locally(registry: str, images: list[Path], model: str | None, top_k
     settings = load_settings(os.environ)
     choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
     classifier = load_classifier(Registry(registry).version(ModelRef.parse(model or settings.default_model)), choice)
-    limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio)
+    limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes)
     results: list[dict[str, Any]] = []
     for image in images:
         try:

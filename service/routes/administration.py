@@ -15,22 +15,24 @@ from model.state import PromotionRule, State, Traffic
 from model.types import ModelRef
 from service.dependencies import Host
 from service.hosting import ModelHost
+from service.openapi import headers
 from service.schemas import AliasIn, RollbackIn, VersionOut
 from service.security import admin_router
 
-router = admin_router(404, 409, 412, 422, 503)
+router = admin_router(404, 409, 412, 413, 422, 503)
 
 _PRODUCTION = RollbackIn()
+_TAG = headers(ETag="The state's tag, for If-Match.")
 Expected = Annotated[str | None, Header(alias="If-Match", description="The state's ETag, as it was read.")]
 
 
-@router.get("/{name}/state")
+@router.get("/{name}/state", responses=_TAG)
 async def show_state(name: str, host: Host, response: Response) -> State:
     """Show what is wanted of a model: aliases, traffic, what is to be loaded, diffs."""
     return _answer(await run_in_threadpool(host.state, name), response)
 
 
-@router.put("/{name}/aliases/{alias}")
+@router.put("/{name}/aliases/{alias}", responses=_TAG)
 async def move_alias(
     name: str, alias: str, *, body: AliasIn, host: Host, response: Response, expected: Expected = None
 ) -> State:
@@ -45,13 +47,13 @@ async def move_alias(
     return await _change(host, name, change, response, expected)
 
 
-@router.delete("/{name}/aliases/{alias}")
+@router.delete("/{name}/aliases/{alias}", responses=_TAG)
 async def drop_alias(name: str, alias: str, host: Host, response: Response, expected: Expected = None) -> State:
     """Take an alias away."""
     return await _change(host, name, lambda state: state.without_alias(alias), response, expected)
 
 
-@router.post("/{name}/rollback")
+@router.post("/{name}/rollback", responses=_TAG)
 async def roll_back(
     name: str, host: Host, response: Response, body: RollbackIn = _PRODUCTION, expected: Expected = None
 ) -> State:
@@ -65,7 +67,7 @@ async def roll_back(
     )
 
 
-@router.put("/{name}/traffic")
+@router.put("/{name}/traffic", responses=_TAG)
 async def divide_traffic(name: str, body: Traffic, host: Host, response: Response, expected: Expected = None) -> State:
     """Give a share of the requests for `production` to a canary, copies of a share to a shadow, or end both."""
     for number in sorted(body.versions()):
@@ -74,7 +76,7 @@ async def divide_traffic(name: str, body: Traffic, host: Host, response: Respons
     return await _change(host, name, lambda state: state.with_traffic(body), response, expected)
 
 
-@router.put("/{name}/promotion")
+@router.put("/{name}/promotion", responses=_TAG)
 async def set_promotion_rule(
     name: str, body: PromotionRule | None, host: Host, response: Response, expected: Expected = None
 ) -> State:

@@ -14,14 +14,14 @@ from model.types import ModelRef
 from service.dependencies import Host
 from service.errors import InvalidRequest, ServiceError
 from service.hosted import LoadState
-from service.openapi import ARCHIVE
+from service.openapi import ARCHIVE, content
 from service.schemas import PublishedOut
 from service.security import admin_router
 
 router = admin_router(404, 413, 422, 503)
 
 
-@router.get("/{ref}/archive", response_class=StreamingResponse)
+@router.get("/{ref}/archive", response_class=StreamingResponse, responses=content(MEDIA_TYPE, "The archive."))
 async def export_version(ref: str, host: Host) -> StreamingResponse:
     """Give a version as one file, which `POST /v1/models` and `hubel import` take."""
     parsed = ModelRef.parse(ref)

@@ -8,7 +8,8 @@ from model.checkpoint import CARD, REPORT
 from model.errors import ReportNotFound
 from model.types import ModelRef
 from service.dependencies import Board, CurrentSettings, Host
-from service.openapi import problems
+from service.headers import POLICY_HEADER, REPORT_POLICY
+from service.openapi import content, problems
 from service.schemas import ModelsOut, VersionDetail, WorkerOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -35,7 +36,9 @@ async def show_model(ref: str, host: Host) -> VersionDetail:
     return VersionDetail.describe(model, version, manifest, card)
 
 
-@router.get("/{ref}/report/{file}", response_class=FileResponse, responses=problems(404, 422))
+@router.get(
+    "/{ref}/report/{file}", response_class=FileResponse, responses={**content("*/*", "The file."), **problems(404, 422)}
+)
 async def show_report(ref: str, file: str, host: Host) -> FileResponse:
     """Give a file of a version's report; `index.html` is the report as one page."""
     parsed = ModelRef.parse(ref)
@@ -47,4 +50,5 @@ async def show_report(ref: str, file: str, host: Host) -> FileResponse:
         raise ReportNotFound(
             f"the report of {parsed.name}:{version.number} has no {file!r}; it has {known or 'no file at all'}"
         )
-    return FileResponse(await run_in_threadpool(host.registry.file, parsed.name, version.number, name))
+    path = await run_in_threadpool(host.registry.file, parsed.name, version.number, name)
+    return FileResponse(path, headers={POLICY_HEADER: REPORT_POLICY})

@@ -1,23 +1,26 @@
 """Predictions: images in, class probabilities out."""
 
-import time
+import logging
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from model.errors import InvalidImage
+from model.errors import InferenceFailed
 from model.types import ModelRef
+from service.callers import caller_of
+from service.deadline import Deadline
 from service.dependencies import CurrentSettings, Host, Options, Shadows
 from service.middleware import record_of
 from service.openapi import PREDICTION
 from service.problems import problem_of
 from service.schemas import ImageOut, PredictionOut, PredictResponse, ResultOut
-from service.served import Answers, ClassifiedImage, ServedModel
+from service.served import Answers, ClassifiedImage, Result, ServedModel
 from service.uploads import read_uploads
 
 router = APIRouter(tags=["predictions"])
 
 _MANY_CLASSES = 2000
+_log = logging.getLogger(__name__)
 
 
 @router.post("/v1/predict", **PREDICTION)
@@ -35,32 +38,41 @@ async def predict(
     request: Request, ref: str, *, options: Options, host: Host, shadows: Shadows, settings: CurrentSettings
 ) -> Response:
     """Classify images with the model `name`, `name:3` or `name@alias`."""
-    asked = ModelRef.parse(ref)
-    host.find(asked)  # what is not there is told before the body is read
     record = record_of(request.scope)
-    record.model = asked.name
-    uploads = await read_uploads(request, settings.max_images_per_request)
-    record.images = len(uploads)
-    caller = request.headers.get(host.canary_header(asked.name), "")
-    version = host.route(asked, caller, record.request_id)
-    record.version = str(version.number)
-    started = time.monotonic()
-    timeout_ms = min(options.timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms)
-    async with host.lease(version, timeout_ms / 1000) as served:
-        answers = await served.predict(uploads, options.timeout_ms, time.monotonic() - started)
-        match answers.results:
-            case [InvalidImage() as error]:
-                raise error  # the only image's fault is the request's
-        classes = len(answers.results) * (options.top_k or len(served.classifier.manifest.labels))
-        if classes > _MANY_CLASSES:  # this takes a while, and others are waiting
-            body = await run_in_threadpool(_write_answer, served, answers, options.top_k)
-        else:
-            body = _write_answer(served, answers, options.top_k)
-        shadows.offer(asked, served, uploads, answers, record.request_id)
+    deadline = Deadline.of(settings, record.arrived, options.timeout_ms)
+    with caller_of(request.scope).awaiting():
+        asked = ModelRef.parse(ref)
+        caller = request.headers.get(host.canary_header(asked.name), "")
+        version = host.route(asked, caller, record.request_id)
+        record.model = asked.name
+        if version.served is not None:
+            version.served.check_room(deadline)  # refused now, its body need not be read
+        uploads = await read_uploads(request, settings.max_images_per_request)
+        record.images = len(uploads)
+        version = host.route(asked, caller, record.request_id)  # it may be another one by now
+        record.version = str(version.number)
+        async with host.lease(version, deadline.seconds_left) as served:
+            answers = await served.predict(uploads, deadline)
+            record.stages = answers.stages
+            body = await _write_answer(served, answers, options.top_k, record.request_id)
+            shadows.offer(asked, served, uploads, answers, record.request_id)
     return Response(body, media_type="application/json", headers={"Server-Timing": _server_timing(answers)})
 
 
-def _write_answer(served: ServedModel, answers: Answers, top_k: int) -> str:
+async def _write_answer(served: ServedModel, answers: Answers, top_k: int, request_id: str) -> str:
+    if len(answers.results) == 1 and isinstance(answers.results[0], Exception):
+        raise answers.results[0]  # the only image's fault is the request's
+    if answers.failure is not None:
+        if all(isinstance(result, InferenceFailed) for result in answers.results):
+            raise answers.failure
+        _log.error("request %s failed in part: %s", request_id, answers.failure, exc_info=answers.failure)
+    classes = len(answers.results) * (top_k or len(served.classifier.manifest.labels))
+    if classes > _MANY_CLASSES:  # this takes a while, and others are waiting
+        return await run_in_threadpool(_write, served, answers, top_k)
+    return _write(served, answers, top_k)
+
+
+def _write(served: ServedModel, answers: Answers, top_k: int) -> str:
     body = PredictResponse(
         model=served.version.name,
         version=served.version.number,
@@ -70,8 +82,8 @@ def _write_answer(served: ServedModel, answers: Answers, top_k: int) -> str:
     return body.model_dump_json(exclude_none=True)
 
 
-def _result(served: ServedModel, result: ClassifiedImage | InvalidImage, top_k: int) -> ResultOut:
-    if isinstance(result, InvalidImage):
+def _result(served: ServedModel, result: Result, top_k: int) -> ResultOut:
+    if not isinstance(result, ClassifiedImage):
         return ResultOut(error=problem_of(result))
     predictions = served.classifier.top(result.probabilities, top_k)
     return ResultOut(predictions=[PredictionOut.of(p) for p in predictions], image=ImageOut.of(result.facts))
@@ -79,5 +91,4 @@ def _result(served: ServedModel, result: ClassifiedImage | InvalidImage, top_k: 
 
 def _server_timing(answers: Answers) -> str:
     """Write the stages' times in milliseconds, as browsers read them. Source: W3C, Server Timing."""
-    stages = {"decode": answers.decode_seconds, "queue": answers.queue_seconds, "inference": answers.inference_seconds}
-    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())
+    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in answers.stages.items())

@@ -60,6 +60,12 @@ async def test_a_ready_service_says_so(published_tiny: Path) -> None:
     assert (health.status_code, health.json()["ready"]) == (200, True)
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])
+async def test_health_checks_may_ask_with_head(path: str, published_tiny: Path) -> None:
+    async with running(published_tiny) as client:
+        assert (await client.head(path)).status_code == 200
+
+
 async def test_a_service_that_loads_is_alive_but_not_ready(
     published_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +242,10 @@ async def test_a_report_is_served_file_by_file_and_nothing_else_is(tmp_path: Pat
         )
     assert page.headers["content-type"].startswith("text/html")
     assert page.content == (version.folder / "report" / "index.html").read_bytes()
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.endswith("; sandbox")
+    assert "script" not in policy
     assert picture.headers["content-type"] == "image/png"
     assert figures.json()["images"] == 12
 

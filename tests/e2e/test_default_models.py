@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,12 +41,6 @@ def photos(data: Path) -> list[tuple[bytes, int]]:
         return [((folder / row["file"]).read_bytes(), int(row["class_index"])) for row in csv.DictReader(labels)]
 
 
-def resident_kb(pid: int) -> int:
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match
-    return int(match[1])
-
-
 def indices(answers: httpx.Response) -> list[list[int]]:
     return [[p["index"] for p in result["predictions"]] for result in answers.raise_for_status().json()["results"]]
 
@@ -75,10 +68,11 @@ def test_it_is_ready_soon_without_torch_and_in_little_memory(server: Server, pho
     for _ in range(5):
         server.post("/v1/predict", photo)
         server.post("/v1/models/digits/predict", photo)
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    (worker,) = server.workers
+    maps = Path(f"/proc/{worker}/maps").read_text()
     assert "libonnxruntime" in maps or "onnxruntime" in maps
     assert "libtorch" not in maps
-    assert resident_kb(server.process.pid) < RESIDENT_LIMIT_KB
+    assert server.status("VmRSS") < RESIDENT_LIMIT_KB
     assert server.seconds_to_ready < READY_LIMIT_SECONDS
 
 
@@ -91,7 +85,7 @@ def test_real_photos_are_classified_as_by_the_model_run_directly(
     top5 = np.mean([label in found for found, label in zip(top, wanted, strict=True)])
     assert abs(top1 - PUBLISHED_TOP1) <= 0.004 + 1e-9
     assert abs(top5 - PUBLISHED_TOP5) <= 0.004 + 1e-9
-    assert resident_kb(server.process.pid) < RESIDENT_LIMIT_KB
+    assert server.status("VmRSS") < RESIDENT_LIMIT_KB
 
 
 def test_the_engines_agree_on_real_photos(default_registry: Path, photos: list[tuple[bytes, int]]) -> None:

@@ -127,7 +127,7 @@ def test_a_stop_lets_the_request_in_hand_finish(published_tiny: Path, tmp_path: 
     with serving(published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny") as server:
         statuses: list[int] = []
 
-        slow = encode(Image.new("L", (7000, 7000)))  # few bytes, a second to decode four of them
+        slow = encode(Image.new("RGBA", (5000, 5000)))  # few bytes, and room for one of them at a time
 
         def ask() -> None:
             body = [("images", (str(number), slow)) for number in range(4)]

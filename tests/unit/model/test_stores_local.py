@@ -1,6 +1,7 @@
 """Publishing into a folder, walked step by step: killed, with a full disk, and against another process."""
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from model.checkpoint import CARD, NETWORK
 from model.errors import AliasNotMoved, CorruptCheckpoint, ModelNotFound, RegistryUnavailable, VersionNotFound
 from model.manifest import FileRecord
 from model.registry import ModelSnapshot, Registry, StoredVersion
+from model.stores import local
 from model.types import ModelRef
 from tests.publishers import (
     check_all,
@@ -280,3 +282,15 @@ def test_a_file_that_is_not_the_published_one_is_told(
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(CorruptCheckpoint, match=re.escape(str(path))):
         Registry(tiny_root).file("tiny", 1, CARD)
+
+
+def test_a_process_that_keeps_the_lock_is_told_and_not_waited_for_for_ever(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "LOCK_SECONDS", 0.1)
+    registry = Registry(tiny_root)
+    with (tiny_root / "tiny" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RegistryUnavailable, match=r"\.lock has been locked by another process for 0\.1 s"):
+            registry.promote(ModelRef("tiny", version=1), "other")
+    registry.promote(ModelRef("tiny", version=1), "other")

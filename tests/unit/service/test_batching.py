@@ -1,4 +1,7 @@
 import asyncio
+import math
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -6,11 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import InferenceFailed
-from service.batching import Answer, Batcher
-from service.errors import QueueFull
+from model.errors import EngineTimeout, InferenceFailed, Limit
+from service.admission import Admission
+from service.batching import Answer, Batcher, Dropped
+from service.deadline import Deadline
+from service.errors import DeadlineExceeded, ModelNotReady
 
 pytestmark = pytest.mark.anyio
+
+LIMIT = Limit("request_timeout_ms", 30_000)
+LATER = Deadline(math.inf, LIMIT)
+CLOSED = ModelNotReady("closed")
 
 
 @dataclass
@@ -19,7 +28,8 @@ class Observer:
 
     sizes: list[int] = field(default_factory=list)
     waits: int = 0
-    dropped: int = 0
+    dropped: Counter[Dropped] = field(default_factory=Counter)
+    failures: list[Exception] = field(default_factory=list)
     length: int = 0
 
     def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
@@ -28,8 +38,11 @@ class Observer:
         self.sizes.append(size)
         self.waits += len(waits)
 
-    def entries_dropped(self, count: int) -> None:
-        self.dropped += count
+    def batch_failed(self, error: Exception) -> None:
+        self.failures.append(error)
+
+    def entries_dropped(self, reason: Dropped, count: int) -> None:
+        self.dropped[reason] += count
 
     def queue_changed(self, length: int) -> None:
         self.length = length
@@ -54,23 +67,32 @@ class Gate:
 class Setup:
     """A batcher in front of a gate."""
 
-    def __init__(self, max_batch_size: int = 4, max_queue_size: int = 100) -> None:
+    def __init__(self) -> None:
         self.gate = Gate()
         self.observer = Observer()
         self.batcher: Batcher[int, int] = Batcher(
-            self.gate.run, max_batch_size=max_batch_size, max_queue_size=max_queue_size, observer=self.observer
+            self.gate.run, max_batch_size=4, admission=places(), observer=self.observer
         )
+
+    async def submit(self, items: Sequence[int], deadline: Deadline = LATER) -> list[Answer[int] | InferenceFailed]:
+        return await self.batcher.submit(items, deadline)
 
     async def __aenter__(self) -> "Setup":
         self.batcher.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.batcher.close()
+        await self.batcher.close(CLOSED)
 
 
-def values(answers: list[Answer[int]]) -> list[int]:
-    return [answer.value for answer in answers]
+def places() -> Admission:
+    """Room for many."""
+    return Admission(Limit("max_queue_size", 10_000), Limit("max_queue_bytes", 10_000), item_bytes=1)
+
+
+def values(answers: Sequence[Answer[int] | InferenceFailed]) -> list[int | None]:
+    """The results; None where the engine has failed."""
+    return [answer.value if isinstance(answer, Answer) else None for answer in answers]
 
 
 async def settle() -> None:
@@ -81,13 +103,13 @@ async def settle() -> None:
 
 async def test_a_lone_item_is_computed_at_once() -> None:
     async with Setup() as setup:
-        assert values(await setup.batcher.submit([3])) == [9]
+        assert values(await setup.submit([3])) == [9]
         assert setup.gate.batches == [[3]]
 
 
 async def test_no_item_is_no_batch() -> None:
     async with Setup() as setup:
-        assert await setup.batcher.submit([]) == []
+        assert await setup.submit([]) == []
         assert setup.gate.batches == []
 
 
@@ -96,7 +118,7 @@ async def test_what_gathers_while_the_engine_is_busy_is_one_batch() -> None:
         setup.gate.open.clear()
         callers = []
         for item in range(6):
-            callers.append(asyncio.create_task(setup.batcher.submit([item])))
+            callers.append(asyncio.create_task(setup.submit([item])))
             await settle()
         assert setup.gate.batches == [[0]]
         setup.gate.open.set()
@@ -107,18 +129,18 @@ async def test_what_gathers_while_the_engine_is_busy_is_one_batch() -> None:
 
 async def test_a_request_larger_than_a_batch_is_divided_and_put_together() -> None:
     async with Setup() as setup:
-        answers = await setup.batcher.submit(list(range(10)))
+        answers = await setup.submit(list(range(10)))
         assert values(answers) == [n * n for n in range(10)]
         assert [len(batch) for batch in setup.gate.batches] == [4, 4, 2]
-        assert [answer.batch.size for answer in answers] == [4] * 8 + [2] * 2
+        assert [answer.batch.size for answer in answers if isinstance(answer, Answer)] == [4] * 8 + [2] * 2
 
 
 async def test_an_item_whose_caller_has_gone_is_not_computed_and_does_not_delay_its_mates() -> None:
     async with Setup() as setup:
         setup.gate.open.clear()
-        first, gone, stays = (asyncio.create_task(setup.batcher.submit([item])) for item in (1, 2, 3))
+        first, gone, stays = (asyncio.create_task(setup.submit([item])) for item in (1, 2, 3))
         await settle()
-        late = asyncio.create_task(setup.batcher.submit([4]))
+        late = asyncio.create_task(setup.submit([4]))
         await settle()
         late.cancel()
         gone.cancel()  # its batch is running: its answer will find nobody
@@ -126,66 +148,105 @@ async def test_an_item_whose_caller_has_gone_is_not_computed_and_does_not_delay_
         setup.gate.open.set()
         assert values(await first) == [1]
         assert values(await stays) == [9]
-        assert values(await setup.batcher.submit([5])) == [25]
+        assert values(await setup.submit([5])) == [25]
         assert setup.gate.batches == [[1, 2, 3], [5]]
-        assert setup.observer.dropped == 1
+        assert setup.observer.dropped == {Dropped.CALLER_LEFT: 1}
 
 
-async def test_a_batch_that_fails_fails_its_callers_and_no_other() -> None:
+async def test_an_item_that_breaks_its_batch_fails_alone() -> None:
     async with Setup() as setup:
-        with pytest.raises(InferenceFailed) as caught:
-            await setup.batcher.submit([-1])
-        assert isinstance(caught.value.__cause__, ZeroDivisionError)
-        assert values(await setup.batcher.submit([2])) == [4]
+        setup.gate.open.clear()
+        callers = [asyncio.create_task(setup.submit([1]))]
+        await settle()
+        callers += [asyncio.create_task(setup.submit(items)) for items in ([2], [-3, 4], [5])]
+        await settle()
+        setup.gate.open.set()
+        assert [values(await caller) for caller in callers] == [[1], [4], [None, 16], [25]]
+        assert setup.gate.batches == [[1], [2, -3, 4, 5], [2], [-3], [4], [5]]
+        (failure,) = [answer for answer in await callers[2] if isinstance(answer, InferenceFailed)]
+        assert isinstance(failure.__cause__, ZeroDivisionError)
+        assert len(setup.observer.failures) == 2
+        assert values(await setup.submit([2])) == [4]
+
+
+async def test_a_failure_that_does_not_come_again_is_nobodys() -> None:
+    attempts = []
+
+    async def moody(items: Sequence[int]) -> list[int]:
+        attempts.append(list(items))
+        if len(attempts) == 1:
+            raise OSError
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(moody, max_batch_size=4, admission=places(), observer=Observer())
+    batcher.start()
+    assert values(await batcher.submit([7], LATER)) == [7]
+    assert attempts == [[7], [7]]
+    await batcher.close(CLOSED)
+
+
+async def test_a_batch_that_took_too_long_is_not_tried_again() -> None:
+    attempts = []
+
+    async def slow(items: Sequence[int]) -> list[int]:
+        attempts.append(list(items))
+        raise EngineTimeout("too slow", LIMIT)
+
+    batcher: Batcher[int, int] = Batcher(slow, max_batch_size=4, admission=places(), observer=Observer())
+    batcher.start()
+    assert [type(answer) for answer in await batcher.submit([1, 2], LATER)] == [EngineTimeout, EngineTimeout]
+    assert attempts == [[1, 2]]
+    await batcher.close(CLOSED)
 
 
 async def test_an_engine_that_loses_an_answer_is_found_out() -> None:
     async def forgetful(items: Sequence[int]) -> list[int]:
         return list(items)[1:]
 
-    batcher: Batcher[int, int] = Batcher(forgetful, max_batch_size=4, max_queue_size=9, observer=Observer())
+    batcher: Batcher[int, int] = Batcher(forgetful, max_batch_size=4, admission=places(), observer=Observer())
     batcher.start()
-    with pytest.raises(InferenceFailed):
-        await batcher.submit([1, 2])
-    await batcher.close()
+    assert values(await batcher.submit([1, 2], LATER)) == [None, None]
+    await batcher.close(CLOSED)
 
 
-async def test_admission_is_bounded_and_room_comes_back() -> None:
-    async with Setup(max_queue_size=3) as setup:
-        with setup.batcher.admit(2):
-            with pytest.raises(QueueFull, match="over the limit of 3") as caught, setup.batcher.admit(2):
-                pass
-            assert caught.value.limit.name == "max_queue_size"
-            assert caught.value.retry_after_seconds >= 1
-            with setup.batcher.admit(1):
-                pass
-        with setup.batcher.admit(3):
-            pass
+async def test_an_item_that_is_too_late_is_not_computed() -> None:
+    async with Setup() as setup:
+        setup.gate.open.clear()
+        first = asyncio.create_task(setup.submit([1]))
+        await settle()
+        late = asyncio.create_task(setup.submit([2], Deadline(time.monotonic() - 1, LIMIT)))
+        mate = asyncio.create_task(setup.submit([3]))
+        await settle()
+        setup.gate.open.set()
+        with pytest.raises(DeadlineExceeded, match="within 30000 ms"):
+            await late
+        assert values(await first) + values(await mate) == [1, 9]
+        assert setup.gate.batches == [[1], [3]]
+        assert setup.observer.dropped == {Dropped.DEADLINE: 1}
 
 
-async def test_closing_cancels_those_who_wait() -> None:
+async def test_closing_tells_those_who_wait() -> None:
     setup = Setup()
     setup.batcher.start()
     setup.gate.open.clear()
-    callers = [asyncio.create_task(setup.batcher.submit([item])) for item in range(9)]
+    callers = [asyncio.create_task(setup.submit([item])) for item in range(9)]
     await settle()
-    await setup.batcher.close()
-    await settle()
-    assert all(caller.cancelled() for caller in callers)
+    await setup.batcher.close(CLOSED)
+    assert await asyncio.gather(*callers, return_exceptions=True) == [CLOSED] * 9
 
 
 async def test_the_queue_keeps_nothing_of_callers_that_have_gone() -> None:
-    async with Setup(max_queue_size=4) as setup:
+    async with Setup() as setup:
         setup.gate.open.clear()
-        busy = asyncio.create_task(setup.batcher.submit([0]))
+        busy = asyncio.create_task(setup.submit([0]))
         await settle()
         for item in range(100):
-            caller = asyncio.create_task(setup.batcher.submit([item]))
+            caller = asyncio.create_task(setup.submit([item]))
             await settle()
             caller.cancel()
             await settle()
             assert setup.observer.length == 0
-        assert setup.observer.dropped == 100
+        assert setup.observer.dropped == {Dropped.CALLER_LEFT: 100}
         setup.gate.open.set()
         assert values(await busy) == [0]
 
@@ -193,8 +254,8 @@ async def test_the_queue_keeps_nothing_of_callers_that_have_gone() -> None:
 async def test_a_fault_of_the_observer_does_not_stop_the_batcher() -> None:
     async with Setup() as setup:
         setup.observer.batch_finished = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
-        assert values(await setup.batcher.submit([2])) == [4]
-        assert values(await setup.batcher.submit([3])) == [9]
+        assert values(await setup.submit([2])) == [4]
+        assert values(await setup.submit([3])) == [9]
 
 
 @st.composite
@@ -213,7 +274,7 @@ def requests(draw: st.DrawFn) -> list[tuple[list[int], int, int | None]]:
 def test_any_mix_of_requests_gives_each_caller_its_own_answer(
     mix: list[tuple[list[int], int, int | None]], max_batch_size: int, pauses: int
 ) -> None:
-    """Whatever comes, goes or fails: an answer is the unbatched one, in order, or the batch's failure."""
+    """Whatever comes, goes or fails: an answer is the unbatched one, in order, and only what fails has none."""
 
     async def scenario() -> None:
         observer = Observer()
@@ -227,18 +288,19 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
                 raise ValueError
             return [item * item + 1 for item in items]
 
+        admission = places()
         batcher: Batcher[int, int] = Batcher(
-            engine, max_batch_size=max_batch_size, max_queue_size=10_000, observer=observer
+            engine, max_batch_size=max_batch_size, admission=admission, observer=observer
         )
         batcher.start()
 
-        async def caller(items: list[int], arrival: int) -> list[int]:
+        async def caller(items: list[int], arrival: int) -> list[int | None]:
             for _ in range(arrival):
                 await asyncio.sleep(0)
-            with batcher.admit(len(items)):
-                return values(await batcher.submit(items))
+            with admission.admit(len(items), LATER):
+                return values(await batcher.submit(items, LATER))
 
-        async def leave(task: asyncio.Task[list[int]], when: int) -> None:
+        async def leave(task: asyncio.Task[list[int | None]], when: int) -> None:
             for _ in range(when):
                 await asyncio.sleep(0)
             task.cancel()
@@ -254,16 +316,13 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
         for (items, _, when), outcome in zip(mix, outcomes, strict=True):
             if isinstance(outcome, asyncio.CancelledError):
                 assert when is not None
-            elif isinstance(outcome, InferenceFailed):
-                assert any(set(items) & set(batch) and min(batch) < 0 for batch in batches)
             else:
-                assert outcome == [item * item + 1 for item in items]
+                assert outcome == [item * item + 1 if item >= 0 else None for item in items]
         assert all(len(batch) <= max_batch_size for batch in batches)
         for _ in range(20 + pauses * 20):
             await asyncio.sleep(0)
-        with batcher.admit(10_000):  # all room has come back
-            pass
+        assert admission.admitted == 0
         assert observer.length == 0
-        await batcher.close()
+        await batcher.close(CLOSED)
 
     asyncio.run(scenario())

@@ -1,7 +1,7 @@
 import pytest
 
 from service.errors import SettingsError
-from service.settings import Settings, load_settings, variable_of
+from service.settings import Settings, load_settings, read_variables, variable_of
 
 
 def test_nothing_set_means_the_defaults() -> None:
@@ -77,3 +77,17 @@ def test_every_setting_is_described_and_has_its_variable() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert load_settings({variable_of(name): "" if field.default is None else str(field.default)}) == Settings()
+
+
+def test_the_key_that_a_client_sends_is_no_setting_of_the_service() -> None:
+    assert read_variables({"HUBEL_CLIENT_KEY": "hubel_secret"}) == {}
+
+
+def test_keys_are_never_repeated() -> None:
+    for variable in ("HUBEL_ADMIN_KEY", "HUBEL_METRICS_KEY"):
+        with pytest.raises(SettingsError) as refused:
+            load_settings({variable: "too-short"})
+        assert "too-short" not in str(refused.value)
+    shown = repr(load_settings({"HUBEL_API_KEYS": "phone predict sha256:abc", "HUBEL_METRICS_KEY": "m" * 16}))
+    assert "phone" not in shown
+    assert "mmm" not in shown

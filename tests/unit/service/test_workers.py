@@ -11,6 +11,7 @@ from model.registry import Registry
 from service.canary import CanaryWatch
 from service.following import Follower
 from service.hosting import ModelHost
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.schemas import WorkerOut
 from service.settings import Settings
@@ -56,6 +57,7 @@ def test_a_worker_that_ended_is_left_out(tmp_path: Path, dead: int) -> None:
     WorkerBoard(tmp_path).post(worker(dead))
     assert len(list(tmp_path.iterdir())) == 1
     assert WorkerBoard(tmp_path).read(worker(os.getpid())) == [worker(os.getpid())]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_of_another_user_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,7 @@ def test_a_worker_that_withdraws_is_gone_and_may_do_so_twice(tmp_path: Path) -> 
 def follow(root: Path, board: WorkerBoard, seconds: float) -> tuple[ModelHost, Follower]:
     """A host that does not run yet, and what keeps it in step."""
     registry, metrics = Registry(root), Metrics()
-    host = ModelHost(registry, Settings(registry=str(root), default_model="tiny", device="cpu"), metrics)
+    host = ModelHost(registry, Settings(registry=str(root), default_model="tiny", device="cpu"), metrics, Lifecycle())
     return host, Follower(host, CanaryWatch(registry, metrics), board, seconds)
 
 

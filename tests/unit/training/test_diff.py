@@ -52,6 +52,9 @@ class ScriptedEngine:
         self.batches.append(len(pixels))
         return np.asarray(self.logits[pixels[:, 0, 0, 0]])
 
+    def stop(self) -> None:
+        """It never takes long."""
+
 
 def script(monkeypatch: pytest.MonkeyPatch, *engines: ScriptedEngine) -> None:
     """Let the n-th version that is loaded answer by the n-th engine."""

@@ -1,0 +1,132 @@
+"""A quarter of an hour at four fifths of what the service can do: does anything grow, slow down or fail?
+
+`make soak`, or `python -m benchmarks.soak --seconds 900`. First clients who wait find out what the service can do;
+then requests arrive by themselves at 80 % of that. Ends with 1 where a bar is missed.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from benchmarks.arrivals import Plan, Sender
+from benchmarks.bars import Bar, show
+from benchmarks.load import Sample, head_of, percentile
+from benchmarks.overload import OK, answered_per_second
+from benchmarks.processes import resident_bytes, settled_descriptors
+from benchmarks.server import serving
+from model.registry import DEFAULT_ROOT
+
+SHARE = 0.8
+CLIENTS = 16
+MINUTE = 60.0
+WARM_UP_SHARE = 0.2  # of the time, in which memory may find its level
+SLOPE_MB_PER_MINUTE = 1.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The memory of a process, bytes, at a moment, monotonic seconds."""
+
+    at: float
+    resident: int
+
+
+class Readings:
+    """Looks at a process again and again until it is closed."""
+
+    def __init__(self, pid: int, every_seconds: float) -> None:
+        self.taken: list[Reading] = []
+        self._pid = pid
+        self._every = every_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Readings":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def slope(self) -> float:
+        """Return by how many MB a minute the memory grew after the warm-up, by least squares."""
+        settled = self.taken[int(len(self.taken) * WARM_UP_SHARE) :]
+        minutes = [reading.at / MINUTE for reading in settled]
+        return float(np.polyfit(minutes, [reading.resident / 1e6 for reading in settled], 1)[0])
+
+    def _look(self) -> None:
+        while not self._over.wait(self._every):
+            self.taken.append(Reading(time.monotonic(), resident_bytes(self._pid)))
+
+
+def soak(registry: Path, model: str, image: bytes, seconds: float, closed_loop_seconds: float) -> list[Bar]:
+    """Serve, find the rate, keep it up, and look at the process meanwhile."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sender() as sender,
+        serving(registry, Path(folder) / "server.log", HUBEL_DEFAULT_MODEL=model, HUBEL_LOG_LEVEL="warning") as server,
+    ):
+        url = server.url + "/v1/predict"
+        sender.ask(url, image, clients=CLIENTS, seconds=2)
+        best = answered_per_second(
+            sender.ask(url, image, clients=CLIENTS, seconds=closed_loop_seconds), closed_loop_seconds
+        )
+        plan = Plan(
+            port=urlsplit(url).port or 0,
+            requests=[head_of(url, image) + image],
+            per_second=SHARE * best,
+            seconds=seconds,
+        )
+        (pid,) = server.workers
+        descriptors = settled_descriptors(pid, 0)
+        with Readings(pid, min(5.0, seconds / 20)) as readings:
+            course = sender.send(plan).result()
+        left = settled_descriptors(pid, descriptors)
+    failed = [sample for sample in course.samples if sample.status != OK]
+    minutes = p99s_by_minute(course.samples)
+    return [
+        Bar.figure("best with clients that wait", f"{best:.1f}/s"),
+        Bar.figure("requests", f"{len(course.samples)} in {seconds / MINUTE:.1f} minutes"),
+        Bar.figure("p99 by minute", ", ".join(f"{p99 * 1000:.0f}" for p99 in minutes) + " ms"),
+        Bar.figure("sender", f"{course.cpu_share:.0%} of a core, late by {course.lag_p99 * 1000:.1f} ms at p99"),
+        Bar.figure("memory at the end", f"{readings.taken[-1].resident / 1e6:.0f} MB"),
+        Bar.at_most("memory, slope", readings.slope(), SLOPE_MB_PER_MINUTE, " MB/min"),
+        Bar.at_most("descriptors left", left - descriptors, 0),
+        Bar.at_most("requests that failed", len(failed), 0),
+    ]
+
+
+def p99s_by_minute(samples: Sequence[Sample]) -> list[float]:
+    """Return the 99th percentile of the requests of each minute that was begun, in seconds."""
+    first = min(sample.asked for sample in samples)
+    by_minute: dict[int, list[float]] = {}
+    for sample in samples:
+        by_minute.setdefault(int((sample.asked - first) / MINUTE), []).append(sample.seconds)
+    return [percentile(by_minute[minute], 99) for minute in sorted(by_minute)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--registry", type=Path, default=Path(os.environ.get("HUBEL_REGISTRY", DEFAULT_ROOT)))
+    parser.add_argument("--model", default="imagenet")
+    parser.add_argument("--image", type=Path, default=Path(__file__).parent.parent / "docs" / "cat.jpg")
+    parser.add_argument("--seconds", type=float, default=900.0, help="of load, at most 7,200")
+    arguments = parser.parse_args()
+    seconds = min(arguments.seconds, 7200.0)
+    found = soak(arguments.registry, arguments.model, arguments.image.read_bytes(), seconds, min(8.0, seconds))
+    sys.exit(not show(f"{arguments.model} at {SHARE:.0%} of what it can do", found))
+
+
+if __name__ == "__main__":
+    main()

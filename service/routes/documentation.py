@@ -1,0 +1,33 @@
+"""The page that shows every route, to try out. Its files are served by FastAPIOffline."""
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from service.headers import POLICY_HEADER, policy_of_page
+
+FILES = "/docs/files"
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def to_documentation() -> RedirectResponse:
+    """Lead whoever opens the address in a browser to the page."""
+    return RedirectResponse("docs")
+
+
+@router.get("/docs")
+async def documentation(request: Request) -> HTMLResponse:
+    """Show every route."""
+    app: FastAPI = request.app
+    root = request.scope.get("root_path", "")
+    page = get_swagger_ui_html(
+        title=f"{app.title} {app.version}",
+        openapi_url=f"{root}{app.openapi_url}",
+        swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{FILES}/favicon.png",
+    )
+    page.headers[POLICY_HEADER] = policy_of_page(bytes(page.body).decode())
+    return page

@@ -1,0 +1,286 @@
+"""One serving process: uvicorn's server with an orderly end, and what makes a process of it.
+
+A signal to stop is said to the health checks, then listening ends, then what is in hand is
+answered: the process ends with 0. It knows its supervisor as a line on which it sends a beat, and
+whose end means that it is to stop.
+"""
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn import Server as UvicornServer
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.importer import import_from_string
+from uvicorn.server import HANDLED_SIGNALS
+
+from service.lifecycle import Lifecycle
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.protocol import LAST_WORD_SECONDS, TICK_SECONDS, Connection, Traffic
+from service.settings import Settings
+from service.tls import tls_context
+
+EXIT_FAULT = os.EX_SOFTWARE
+BEAT = b"."
+
+_FAULT_SECONDS = 1.0  # for the answers in hand, when the process cannot go on
+_REPEAT_SECONDS = 0.1  # one order to stop may arrive as several signals, from a group's leader and from its sender
+_CANCEL_SECONDS = 0.5
+_TICKS_PER_BEAT = 10
+_OTHER_FILES = 512  # beside connections: models, libraries, the registry, those that are refused
+_SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
+_log = logging.getLogger(__name__)
+
+
+class Server(UvicornServer):
+    """Serves an application until it is told to stop, or until the application says that it cannot go on."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        line: socket.socket | None = None,
+    ) -> None:
+        """Make a server; `line` leads to the supervisor, which alone hears Ctrl-C then."""
+        self.tls = tls_context(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
+        super().__init__(
+            Config(
+                _Cancellable(app),
+                http=Connection,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+            )
+        )
+        self.server_state = self.traffic = Traffic(settings, metrics.refused_connections)
+        self.settings = settings
+        self.lifecycle = lifecycle
+        self._line = line
+        self._nobody_else_listens = line is None  # or all workers of this service stop
+        self._signals = HANDLED_SIGNALS if line is None else (signal.SIGTERM,)
+        self._told = asyncio.Event()
+        self._told_at = 0.0
+        self._pulse: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Begin to stop: the process is not ready any more, and every answer is its connection's last."""
+        if not self.should_exit:
+            self.should_exit = True
+            self._told_at = asyncio.get_running_loop().time()
+            self.lifecycle.stop()
+            self.traffic.stop()
+            self._told.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, and end at once at the next one."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in self._signals:
+            loop.add_signal_handler(number, self._on_signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # held until somebody listened
+        try:
+            yield
+        finally:
+            for number in self._signals:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        if not self.should_exit:
+            _log.info("stopping: %s", signal.Signals(number).name)
+            self.stop()
+        elif asyncio.get_running_loop().time() - self._told_at > _REPEAT_SECONDS:
+            _log.warning("ending at once: a second %s", signal.Signals(number).name)
+            os._exit(128 + number)
+
+    def _hear(self) -> None:
+        assert self._line is not None
+        with suppress(ConnectionError):
+            if self._line.recv(64):
+                return
+        asyncio.get_running_loop().remove_reader(self._line)
+        self._nobody_else_listens = True
+        self.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        loop = asyncio.get_running_loop()
+        if self._line is not None:
+            loop.add_reader(self._line, self._hear)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        listeners = sockets or []
+        self.servers = [await loop.create_server(self._connect, sock=s.dup(), **self._tls_options()) for s in listeners]
+        self._pulse = loop.create_task(self._keep_time())
+        self.started = True
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop."""
+        await self._told.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is in hand, and end the application."""
+        assert self._pulse is not None
+        await asyncio.sleep(self.settings.shutdown_delay_ms / 1000)
+        self.traffic.drain()
+        await self._stop_listening(sockets or [])
+        if not await self._within(self.settings.request_timeout_ms / 1000, self._is_done):
+            _log.warning("%d requests are left without an answer: their time is over", len(self.traffic.tasks))
+            await self._leave_off()
+        await self.lifespan.shutdown()
+        self._pulse.cancel()
+
+    def _connect(self) -> Connection:
+        return Connection(self.config, self.traffic, self.lifespan.state)
+
+    def _tls_options(self) -> dict[str, Any]:
+        if self.tls is None:
+            return {}
+        seconds = self.settings.header_timeout_ms / 1000
+        return {"ssl": self.tls, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": LAST_WORD_SECONDS}
+
+    async def _keep_time(self) -> None:
+        """Ten times a second: what is overdue, the application's word that it cannot go on; every second: the beat."""
+        loop, ticks = asyncio.get_running_loop(), 0
+        looked = loop.time()
+        while True:
+            await self.on_tick(ticks)
+            now = loop.time()
+            try:
+                self.traffic.pass_time(now - looked)
+            except Exception:  # one connection must not end the watch over all
+                _log.exception("looking after the connections failed")
+            if self._line is not None and ticks % _TICKS_PER_BEAT == 0:
+                with suppress(OSError):  # a supervisor that is gone is heard of elsewhere
+                    self._line.send(BEAT, socket.MSG_DONTWAIT)
+            if self.lifecycle.fault:
+                await self._give_up()
+            ticks, looked = ticks + 1, now
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _give_up(self) -> None:
+        """End the process without waiting for its threads, one of which may never end."""
+        _log.critical("this process ends, for another to take its place: %s", self.lifecycle.fault)
+        for server in self.servers:
+            server.close()
+        await self._within(_FAULT_SECONDS, lambda: not self.traffic.tasks)
+        os._exit(EXIT_FAULT)
+
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Take in who has connected so far, and nobody after."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)
+        last = []
+        for listener in sockets:
+            if self._nobody_else_listens:
+                turn_away(listener)
+            listener.setblocking(False)
+            with suppress(OSError):  # there is nobody left
+                while True:
+                    last.append(listener.accept()[0])
+            listener.close()
+        taken = (loop.connect_accepted_socket(self._connect, taken, **self._tls_options()) for taken in last)
+        await asyncio.gather(*taken, return_exceptions=True)
+
+    def _is_done(self) -> bool:
+        return not (self.traffic.open or self.traffic.tasks)
+
+    async def _leave_off(self) -> None:
+        for connection in list(self.traffic.open):
+            connection.abandon()
+        if not await self._within(_CANCEL_SECONDS, lambda: not self.traffic.tasks):
+            for task in self.traffic.tasks:
+                task.cancel()
+            await self._within(_CANCEL_SECONDS, lambda: not self.traffic.tasks)
+
+    async def _within(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():  # noqa: ASYNC110  uvicorn's sets tell nobody that they are empty
+                    await asyncio.sleep(TICK_SECONDS / 5)
+        return condition()
+
+
+class _Cancellable:
+    """Lets a request be cancelled without a traceback; only the end of the process cancels one from outside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await self.app(scope, receive, send)
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Let the kernel take in no more connections, while those that wait can still be accepted.
+
+    Else one that comes between the last accept and the end would be reset, with the request that was sent on it. What
+    comes now is sent again in a second, and refused then. The filter holds for every process that has the socket.
+    Source: socket(7), SO_ATTACH_FILTER; a program of one instruction, which lets 0 bytes of a packet through.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+        with suppress(OSError):  # not everything that calls itself Linux can do it
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def allow_files(connections: int) -> None:
+    """Let this process open a file for every connection, and its own, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning(
+            "this process may open %d files, which is too few for HUBEL_MAX_CONNECTIONS=%d", allowed, connections
+        )
+
+
+def run_worker(app: str, listeners: Sequence[int], line: int) -> int:
+    """Serve the application that `app` ("module:function") makes; return the exit code.
+
+    The descriptors `listeners` are listening sockets, and `line` leads to the supervisor. The
+    application's state has the settings, the lifecycle and the metrics.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's reaches the supervisor, too, which says what to do
+    configure_logs("info")
+    try:
+        application = import_from_string(app)()
+        state = application.state
+        allow_files(state.settings.max_connections)
+        server = Server(application, state.settings, state.lifecycle, state.metrics, socket.socket(fileno=line))
+    except Exception:  # whatever it is, it is told in the log's own form
+        _log.exception("the application cannot be made")
+        return STARTUP_FAILURE
+    server.run([socket.socket(fileno=descriptor) for descriptor in listeners])
+    return 0
+
+
+def main() -> None:
+    """Run a worker as the command line says, in JSON."""
+    sys.exit(run_worker(**json.loads(sys.argv[1])))

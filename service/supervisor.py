@@ -1,0 +1,310 @@
+"""The parent of the serving processes: it starts them, replaces those that end or hang, and stops them together.
+
+It imports the standard library only, and knows neither settings nor models: a `Plan` says what to
+run. To a worker it speaks by one socket, the worker's line: a beat comes in every second, and its
+end tells the worker to stop, whether this process wishes so or is gone itself.
+"""
+
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FORCED = 1  # the exit code when a worker had to be killed
+
+_TICK_SECONDS = 1.0
+_REPEAT_SECONDS = 0.1  # `timeout` and a terminal may send one order as several signals
+_SOON_SECONDS = 10.0  # a worker that ends before that, and did so before, is not replaced at once
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to supervise.
+
+    Attributes:
+        app: what makes a worker's application, as "module:function".
+        address: where it is served, for the log.
+        listeners: the descriptors of the listening sockets.
+        workers: how many processes serve.
+        stop_seconds: how long a worker may take to stop; then it is killed.
+        log_level: the least severity that is logged.
+        stuck_seconds: how long a worker's event loop may give no sign; then it is killed and replaced.
+    """
+
+    app: str
+    address: str
+    listeners: Sequence[int]
+    workers: int
+    stop_seconds: float
+    log_level: str = "info"
+    stuck_seconds: float = 30.0
+
+
+def command(module: str, arguments: object) -> list[str]:
+    """Return the command that runs `main` of a module, which finds modules where this process does."""
+    here = not {"", str(Path.cwd())}.isdisjoint(sys.path)
+    run = f"from {module} import main; main()"
+    return [sys.executable, *([] if here else ["-P"]), "-c", run, json.dumps(arguments)]
+
+
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Keep signals to stop back; what is started meanwhile keeps them back until it can act on them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass
+class Worker:
+    """A serving process."""
+
+    process: "subprocess.Popen[bytes]"
+    line: socket.socket
+    started: float
+    serves: bool = False
+    silent_seconds: float = 0.0
+    killed: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.process.pid
+
+    def kill(self) -> None:
+        """End it at once. Its Popen is not asked: that would take its end from `Supervisor._bury`."""
+        self.killed = True
+        os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass
+class Place:
+    """A place that a worker is to hold, and how the last ones fared there."""
+
+    worker: Worker | None = None
+    quick_ends: int = 0
+    due: float = field(default_factory=time.monotonic)
+
+
+class Supervisor:
+    """Keeps a plan's workers running."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._environment = dict(os.environ)
+        self._places = [Place() for _ in range(plan.workers)]
+        self._selector = selectors.DefaultSelector()
+        self._serving = False  # whether a worker ever has
+        self._stopped_at: float | None = None
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """Supervise until told to stop, and return the exit code."""
+        self._listen_to_signals()
+        _log.info("listening on %s with %d worker(s)", self._plan.address, self._plan.workers)
+        with tempfile.TemporaryDirectory(prefix="hubel-") as folder:
+            self._share(Path(folder))
+            looked = time.monotonic()
+            while self._stopped_at is None or self._workers():
+                self._fill()
+                heard = self._selector.select(self._pause())
+                looked, before = time.monotonic(), looked
+                for worker in self._workers():  # less than it was, if this process was stopped
+                    worker.silent_seconds += min(looked - before, 2 * _TICK_SECONDS)
+                for key, _ in heard:
+                    key.data()
+                self._bury()
+                self._watch()
+        _log.info("all workers have ended")
+        return self._exit_code
+
+    def _workers(self) -> list[Worker]:
+        return [place.worker for place in self._places if place.worker is not None]
+
+    def _share(self, folder: Path) -> None:
+        """Give several workers folders where they meet; one alone keeps its metrics to itself."""
+        self._environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        if self._plan.workers > 1:
+            for variable, name in (("PROMETHEUS_MULTIPROC_DIR", "metrics"), ("HUBEL_WORKER_FOLDER", "workers")):
+                (folder / name).mkdir()
+                self._environment[variable] = str(folder / name)
+
+    # ---- signals
+
+    def _listen_to_signals(self) -> None:
+        heard, woken = socket.socketpair()
+        for end in (heard, woken):
+            end.setblocking(False)
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        for number in (*SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the number is read from the socket
+        self._woken = woken
+        self._selector.register(heard, selectors.EVENT_READ, lambda: self._on_signals(heard.recv(256)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in SIGNALS:
+                self._on_order(signal.Signals(number))
+
+    def _on_order(self, number: signal.Signals) -> None:
+        if self._stopped_at is None:
+            _log.info("stopping: %s", number.name)
+            self._stop()
+        elif time.monotonic() - self._stopped_at > _REPEAT_SECONDS:
+            _log.warning("killing the workers: a second %s", number.name)
+            self._exit_code = 128 + number
+            for worker in self._workers():
+                worker.kill()
+
+    def _stop(self) -> None:
+        self._stopped_at = time.monotonic()
+        for listener in self._plan.listeners:
+            os.close(listener)
+        for worker in self._workers():
+            worker.line.shutdown(socket.SHUT_WR)
+
+    # ---- workers
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        due = [place.due - now for place in self._places if place.worker is None and self._stopped_at is None]
+        return max(0.0, min([_TICK_SECONDS, *due]))
+
+    def _fill(self) -> None:
+        for place in self._places:
+            if place.worker is None and self._stopped_at is None and place.due <= time.monotonic():
+                place.worker = self._start()
+
+    def _start(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        descriptors = [*self._plan.listeners, theirs.fileno()]
+        arguments = {"app": self._plan.app, "listeners": self._plan.listeners, "line": theirs.fileno()}
+        with theirs, holding_signals():
+            process = subprocess.Popen(  # noqa: S603  our own interpreter, our own module
+                command("service.server", arguments),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
+        worker = Worker(process, ours, time.monotonic())
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_beat(worker))
+        return worker
+
+    def _on_beat(self, worker: Worker) -> None:
+        try:
+            beats = worker.line.recv(256)
+        except ConnectionError:
+            beats = b""
+        if not beats:  # it has closed its end, and will be gone soon
+            self._selector.unregister(worker.line)
+            return
+        if not worker.serves:
+            _log.info("worker %d serves after %.2f s", worker.pid, time.monotonic() - worker.started)
+        worker.serves = self._serving = True
+        worker.silent_seconds = 0.0
+
+    def _bury(self) -> None:
+        """Note which children have ended; as the first process of a container, this one has others' children, too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for place in self._places:
+                if place.worker is not None and place.worker.pid == pid:
+                    self._on_end(place, place.worker, os.waitstatus_to_exitcode(status))
+
+    def _on_end(self, place: Place, worker: Worker, code: int) -> None:
+        worker.process.returncode = code
+        if worker.line in self._selector.get_map():
+            self._selector.unregister(worker.line)
+        worker.line.close()
+        place.worker = None
+        if self._stopped_at is not None:
+            if code != 0:
+                _log.error("worker %d ended with %d", worker.pid, code)
+                self._exit_code = self._exit_code or FORCED
+        elif not self._serving:
+            _log.error("worker %d ended with %d before it served: there is no use in another one", worker.pid, code)
+            self._exit_code = code if code > 0 else FORCED
+            self._stop()
+        else:
+            pause = self._pause_after(place, time.monotonic() - worker.started)
+            _log.error("worker %d ended with %d; another one is started in %.1f s", worker.pid, code, pause)
+            place.due = time.monotonic() + pause
+
+    @staticmethod
+    def _pause_after(place: Place, lived_seconds: float) -> float:
+        """At once, but not for one that ends soon again and again."""
+        place.quick_ends = place.quick_ends + 1 if lived_seconds < _SOON_SECONDS else 0
+        pauses = place.quick_ends - 2
+        return 0.0 if pauses < 0 else min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(pauses, 10))
+
+    def _watch(self) -> None:
+        """Kill workers that do not stop in time, or give no sign."""
+        plan = self._plan
+        for worker in [worker for worker in self._workers() if not worker.killed]:
+            if self._stopped_at is not None:
+                if time.monotonic() - self._stopped_at > plan.stop_seconds:
+                    _log.error("worker %d is killed: it did not stop in %.0f s", worker.pid, plan.stop_seconds)
+                    worker.kill()
+            elif worker.serves and worker.silent_seconds > plan.stuck_seconds:
+                _log.error("worker %d is killed: no sign of it for %.0f s", worker.pid, worker.silent_seconds)
+                worker.kill()
+
+
+class _Lines(logging.Formatter):
+    """JSON lines as those of the workers, without their libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def supervise(plan: Plan) -> int:
+    """Supervise, and log as the workers do; return the exit code."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=plan.log_level.upper(), handlers=[handler])
+    return Supervisor(plan).run()
+
+
+def main() -> None:
+    """Supervise what the command line says, in JSON."""
+    sys.exit(supervise(Plan(**json.loads(sys.argv[1]))))
+
+
+def become(plan: Plan, environment: dict[str, str]) -> NoReturn:
+    """Turn this process into a supervisor, without what it has imported."""
+    for listener in plan.listeners:
+        os.set_inheritable(listener, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the supervisor listens
+    os.execve(sys.executable, command("service.supervisor", asdict(plan)), environment)  # noqa: S606  likewise
