@@ -14,7 +14,7 @@ from service.deadline import Deadline
 from service.errors import QueueFull, ServiceError, TooManyImages
 
 _FORGOTTEN_PER_ITEM = 0.1  # how much of what was learned before one item's time replaces
-_CAUTION = 1.25  # a prediction is a mean: half of those who only just fit would be late
+_CAUTION = 1.5  # a prediction is a mean: half of those who only just fit would be late
 
 
 class Admission:

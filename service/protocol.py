@@ -27,7 +27,7 @@ MAX_PIPELINED = 16
 LAST_WORD_SECONDS = 2.0  # for the other side to read why a connection ends
 MAX_LAST_WORDS = 100  # connections that are given this time at once
 SPARED_SECONDS = 0.2  # who has waited for less makes no room for others: its request may be on its way
-FAREWELL_SECONDS = 0.4  # that idle connections are still listened to when the process stops
+FAREWELL_SECONDS = 0.5  # that idle connections are still listened to when the process stops
 
 _CHUNKS_COST = 8  # bytes of framing for a byte of body, at the most: a chunk of one byte has five
 _log = logging.getLogger(__name__)
@@ -307,14 +307,15 @@ class Connection(HttpToolsProtocol):
         elif self._is_unread(step):
             traffic.count("answer_not_read")
             self.abandon()
-        elif self.flow.read_paused and self._is_gone():
+        elif self.flow.read_paused and self._has(select.POLLRDHUP):
             self.abandon()
         elif self._deaf:  # until the answers before the refusal are out
             return
         elif self.flow.read_paused or (self.cycle is not None and self.cycle.waiting_for_100_continue):
             self.since += step
         elif self.idle and (traffic.draining or self.stage is Stage.BETWEEN):
-            if waited > (FAREWELL_SECONDS if traffic.draining else self.timeout_keep_alive):
+            allowed_seconds = FAREWELL_SECONDS if traffic.draining else self.timeout_keep_alive
+            if waited > allowed_seconds and not self._has(select.POLLIN):  # a request that the loop has not read yet
                 self.end()
         elif self.stage is Stage.BODY and waited > self._body_seconds():
             allowed = "the time that HUBEL_BODY_TIMEOUT_MS and HUBEL_MIN_BODY_BYTES_PER_SECOND allow"
@@ -323,11 +324,13 @@ class Connection(HttpToolsProtocol):
             allowed = f"{round(traffic.header_seconds * 1000)} ms (HUBEL_HEADER_TIMEOUT_MS)"
             self._refuse(Refused("headers_too_slow", 408, f"The request's headers did not arrive in {allowed}."))
 
-    def _is_gone(self) -> bool:
-        """Whether the other side has closed: while nothing is read, nobody else finds out."""
+    def _has(self, events: int) -> bool:
+        """Ask the system what the loop does not tell (yet): whether there is something to read, or nobody any more."""
+        if self.transport.is_closing():
+            return True
         poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket"), select.POLLRDHUP)
-        return self.transport.is_closing() or bool(poll.poll(0))
+        poll.register(self.transport.get_extra_info("socket"), events)
+        return bool(poll.poll(0))
 
     def _body_seconds(self) -> float:
         earned = 0 if self.cycle.response_complete else self._body_bytes / self.traffic.bytes_per_second

@@ -28,7 +28,7 @@ class WorkerBoard:
         if worker == self._posted:
             return
         if self._folder is not None:
-            written = self._folder / f".{worker.pid}"  # not waited for until it is on the disk: it ends with the service
+            written = self._folder / f".{worker.pid}"  # need not reach the disk: it ends with the service
             written.write_text(worker.model_dump_json())
             written.replace(self._path(worker.pid))
         self._posted = worker

@@ -173,7 +173,7 @@ def test_onnx_runtime_can_be_stopped_and_used_again(published_tiny: Path) -> Non
         "endless",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 2, 2, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.array([1, 2]), "axes")],
+        [numpy_helper.from_array(np.array(0, np.float32), "zero"), numpy_helper.from_array(np.array([1, 2]), "axes")],
     )
     folder = published_tiny / "endless"
     folder.mkdir()

@@ -56,7 +56,7 @@ async def test_a_request_whose_answer_would_come_too_late_is_refused_at_once(pub
         await waiting(client, 2)
         refused = await client.post(PREDICT, params={"timeout_ms": 2000}, content=IMAGE)
         body = assert_problem(
-            refused, 503, "queue-full", "3 images are being answered", "an answer is expected in 5000 ms"
+            refused, 503, "queue-full", "3 images are being answered", "an answer is expected in 6000 ms"
         )
         assert body["limit"] == "timeout_ms"
         assert int(refused.headers["retry-after"]) in (2, 3)

@@ -61,8 +61,8 @@ def test_bytes_are_bounded(clock: Clock) -> None:
 def test_who_would_wait_too_long_is_told_when_to_come_back(clock: Clock) -> None:
     admission = places(clock, seconds_per_item=1.0)
     with admission.admit(4, clock.deadline(30)):
-        admission.check(1, clock.deadline(7))
-        with pytest.raises(QueueFull, match="expected in 6250 ms; the request has 2000 ms left") as caught:
+        admission.check(1, clock.deadline(8))
+        with pytest.raises(QueueFull, match="expected in 7500 ms; the request has 2000 ms left") as caught:
             admission.check(1, clock.deadline(2))
         assert caught.value.limit == LIMIT
         assert caught.value.retry_after_seconds == 4
