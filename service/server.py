@@ -40,9 +40,10 @@ BEAT = b"."
 _FAULT_SECONDS = 1.0  # for the answers in hand, when the process cannot go on
 _REPEAT_SECONDS = 0.1  # one order to stop may arrive as several signals, from a group's leader and from its sender
 _CANCEL_SECONDS = 0.5
+_HANDSHAKE_SECONDS = 0.1  # for connections that have begun when listening ends
 _TICKS_PER_BEAT = 10
 _OTHER_FILES = 512  # beside connections: models, libraries, the registry, those that are refused
-_SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
+_SO_ATTACH_FILTER = 26
 _log = logging.getLogger(__name__)
 
 
@@ -190,13 +191,15 @@ class Server(UvicornServer):
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Take in who has connected so far, and nobody after."""
         loop = asyncio.get_running_loop()
+        if self._nobody_else_listens:
+            for listener in sockets:
+                turn_away(listener)
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
         for server in self.servers:
             server.close()
         await asyncio.sleep(0)
         last = []
         for listener in sockets:
-            if self._nobody_else_listens:
-                turn_away(listener)
             listener.setblocking(False)
             with suppress(OSError):  # there is nobody left
                 while True:
@@ -236,16 +239,20 @@ class _Cancellable:
 
 
 def turn_away(listener: socket.socket) -> None:
-    """Let the kernel take in no more connections, while those that wait can still be accepted.
+    """Let nobody begin to connect any more, while those that have begun can still be accepted.
 
-    Else one that comes between the last accept and the end would be reset, with the request that was sent on it. What
-    comes now is sent again in a second, and refused then. The filter holds for every process that has the socket.
-    Source: socket(7), SO_ATTACH_FILTER; a program of one instruction, which lets 0 bytes of a packet through.
+    Else a connection between the last accept and the end would be reset, with the request that was sent on it. A
+    packet that is dropped here is sent again in a second, and refused then. It holds for every process that has the
+    socket. Source: socket(7), SO_ATTACH_FILTER; a program that drops TCP segments whose flag SYN is set.
     """
-    if sys.platform == "linux":
-        program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
-        with suppress(OSError):  # not everything that calls itself Linux can do it
-            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+    if sys.platform != "linux":
+        return
+    load_flags, drop_if_syn, drop, keep = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF)
+    steps = [struct.pack("HBBI", *step) for step in (load_flags, drop_if_syn, drop, keep)]
+    program = ctypes.create_string_buffer(b"".join(steps))
+    with suppress(OSError):  # not everything that calls itself Linux can do it
+        pointer = struct.pack("HP", len(steps), ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
 
 
 def allow_files(connections: int) -> None:

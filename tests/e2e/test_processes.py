@@ -171,11 +171,13 @@ def test_a_stop_under_load_fails_no_request(workers: int, tmp_path: Path) -> Non
         load = threading.Thread(target=lambda: samples.extend(ask_for(url, b"x" * 1000, clients=32, seconds=10)))
         load.start()
         time.sleep(1)
+        told = time.monotonic()
         running.process.terminate()
         assert running.process.wait(10) == 0
         load.join(10)
     assert len(samples) > 100
-    assert {sample.status for sample in samples} == {200}
+    failed = [(sample.status, sample.asked - told, sample.seconds) for sample in samples if sample.status != 200]
+    assert not failed
     assert running.events[-1] == "all workers have ended"
     assert "Traceback" not in running.log.read_text()
 
