@@ -37,6 +37,13 @@ class Metrics:
         if not self._shared:
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
+        self.worker_start = Gauge(
+            "hubel_worker_start_time_seconds",
+            "When the youngest worker was started, in seconds since 1970.",
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.worker_start.set_to_current_time()
         self.requests = Counter(
             "hubel_requests",
             "Requests by route, model, version and status.",

@@ -30,6 +30,7 @@ def create_app(settings: Settings) -> Starlette:
 
     paths = {
         "/": name,
+        "/youngest": youngest,
         "/echo": echo,
         "/sleep": sleep,
         "/big": big,
@@ -49,6 +50,12 @@ def create_app(settings: Settings) -> Starlette:
 async def name(request: Request) -> Response:
     """Tell the process that serves."""
     return PlainTextResponse(str(os.getpid()))
+
+
+async def youngest(request: Request) -> Response:
+    """Tell when the youngest process that serves was started."""
+    sample = b"\nhubel_worker_start_time_seconds "
+    return PlainTextResponse(request.app.state.metrics.exposition().partition(sample)[2].split()[0])
 
 
 async def echo(request: Request) -> Response:

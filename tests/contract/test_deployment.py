@@ -23,7 +23,7 @@ from tests.unit.service.test_supervisor import certificate
 
 # What Prometheus and prometheus_client add by themselves.
 _LABELS_OF_ALL = {"job", "instance", "le"}
-_METRICS_OF_ALL = {"up", "process_start_time_seconds"}
+_METRICS_OF_ALL = {"up"}
 _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 
 

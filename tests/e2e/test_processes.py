@@ -123,6 +123,8 @@ def service(
 def test_a_killed_worker_is_replaced_while_the_other_one_serves(tmp_path: Path) -> None:
     with service(tmp_path, workers=2) as running:
         first = running.workers
+        killed = time.time()
+        assert float(running.get("/youngest")) < killed
         os.kill(first[0], signal.SIGKILL)
         deadline = time.monotonic() + 5
         while sum("serves after" in event for event in running.events) < 3:
@@ -130,6 +132,7 @@ def test_a_killed_worker_is_replaced_while_the_other_one_serves(tmp_path: Path) 
             assert time.monotonic() < deadline
         assert len(running.workers) == 2
         assert first[1] in running.workers
+        assert float(running.get("/youngest")) > killed
         assert f"worker {first[0]} ended with -9; another one is started in 0.0 s" in running.events
         running.process.terminate()
         assert running.process.wait(10) == 0

@@ -50,7 +50,7 @@ CASES = [
         4,
         {'hubel_requests_total{job="hubel", instance="one", route="/health", status="503"}': "0+6x10"},
     ),
-    ("HubelRestarts", 4, {'process_start_time_seconds{job="hubel", instance="one"}': "1 60 120 120x5"}),
+    ("HubelRestarts", 4, {'hubel_worker_start_time_seconds{job="hubel", instance="one"}': "1 60 120 120x5"}),
     ("HubelModelFailed", 6, {f"hubel_model_failed{{{OF_TINY}}}": "1x10"}),
     ("HubelOverloaded", 20, {f"hubel_overload_refusals_total{{{OF_TINY}}}": "0+2x30", PREDICTED: "0+100x30"}),
     ("HubelEngineFailures", 6, {f'hubel_engine_failures_total{{{OF_TINY}, error="RuntimeError"}}': "_ _ _ _ _ 1x10"}),
@@ -109,7 +109,7 @@ def test_there_is_a_case_for_every_alert(pytestconfig: pytest.Config) -> None:
         {f'hubel_engine_failures_total{{{OF_TINY}, error="RuntimeError"}}': "3x60 0x30"},
         {f"hubel_overload_refusals_total{{{OF_TINY}}}": "0+1x90", PREDICTED: "0+200x90"},
         {f"hubel_overload_refusals_total{{{OF_TINY}}}": "0x70 0+50x4 200x60", PREDICTED: "0+100x90"},
-        {'process_start_time_seconds{job="hubel", instance="one"}': "1x80 60x20"},
+        {'hubel_worker_start_time_seconds{job="hubel", instance="one"}': "1x80 60x20"},
     ],
     ids=["an old rollback", "counters that begin anew", "few refusals", "refusals for a moment", "one restart"],
 )
