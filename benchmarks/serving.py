@@ -125,7 +125,7 @@ def _loop(registry: Path, model: str, image: Path, threads: int) -> float:
     data, limits = image.read_bytes(), ImageLimits()
     done, started = 0, time.perf_counter()
     while time.perf_counter() < started + FLOOR_SECONDS:
-        classifier.classify(np.stack([classifier.prepare(data, limits).pixels]))
+        classifier.classify(np.stack([classifier.prepare(data, limits).pixels]), spread=threads > 1)
         done += 1
     return done / (time.perf_counter() - started)
 

@@ -65,21 +65,21 @@ class StandIn:
     """An engine in front of another one."""
 
     def __init__(self, engine: Engine, behaviour: Behaviour) -> None:
-        self.name, self.device = engine.name, engine.device
+        self.name, self.device, self.one_core = engine.name, engine.device, False
         self._engine = engine
         self._behaviour = behaviour
         self._chance = random.Random(behaviour.seed)
         self._stopped = threading.Event()
         self._batches = 0
 
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         """Answer as the other engine does, after the time that the images are to take."""
         until = time.monotonic() + len(pixels) * self._behaviour.seconds_per_image
         self._stopped.clear()
         self._batches += 1
         if self._batches > _LOADING_BATCHES:
             self._misbehave(pixels)
-        logits = self._engine.infer(pixels)
+        logits = self._engine.infer(pixels, spread=spread)
         time.sleep(max(0.0, until - time.monotonic()))
         return logits
 

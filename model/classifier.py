@@ -43,9 +43,9 @@ class Classifier:
         """Do what `prepare` does with a stop before each step that takes memory; yields how many bytes."""
         return prepare_in_steps(data, self.manifest.preprocessing, limits)
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Map uint8 pixels (N, H, W, C) to probabilities (N, K); to be called from one thread."""
-        return softmax(self.engine.infer(pixels), self.manifest.calibration.temperature)
+    def classify(self, pixels: Pixels, *, spread: bool = False) -> Probabilities:
+        """Map uint8 pixels (N, H, W, C) to probabilities (N, K), as the engine's `infer` does."""
+        return softmax(self.engine.infer(pixels, spread=spread), self.manifest.calibration.temperature)
 
     def probability(self, probabilities: Probabilities, label: str) -> float:
         """Return the probability of a label in one image's answer (K,); 0 where the version does not know it."""

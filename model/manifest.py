@@ -16,7 +16,8 @@ from model.sealed import is_as_written, write_sealed
 
 SCHEMA_VERSION: Final = 1
 
-EngineName = Literal["onnx", "torch"]
+EngineName = Literal["onnx", "openvino", "torch"]
+Precision = Literal["fp32", "bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -72,7 +73,7 @@ class Manifest(_Record):
     labels: tuple[str, ...] = Field(min_length=2)
     preprocessing: Preprocessing
     calibration: Calibration
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     tolerance: float = Field(default=1e-3, gt=0, lt=1)
     engines: tuple[EngineName, ...] = Field(min_length=1)
     parameters: int = Field(ge=0)

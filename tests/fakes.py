@@ -55,12 +55,13 @@ class FakeEngine:
 
     name = "fake"
     device = "cpu"
+    one_core = False
 
     def __init__(self, classes: int = 3) -> None:
         self.classes = classes
         self.batches: list[int] = []
 
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         self.batches.append(len(pixels))
         return pixels.reshape(len(pixels), -1)[:, : self.classes].astype(np.float32)
 

@@ -299,7 +299,7 @@ def _read(images: Images, index: int, wishes: tuple[Preprocessing, ...]) -> _Rea
 
 def _ask(classifier: Classifier, pixels: Pixels, truths: NDArray[np.int64], places: NDArray[np.int64]) -> Answers:
     """Ask a version for the classes of one batch; `truths` are its own class indices, or `UNKNOWN`."""
-    logits = classifier.engine.infer(pixels)
+    logits = classifier.engine.infer(pixels, spread=True)
     if not np.isfinite(logits).all():
         raise InferenceFailed(
             f"{classifier.manifest.name} answers with a logit that is not a finite number on "

@@ -102,7 +102,7 @@ def compute_logits(
         for start in range(0, len(images), BATCH):
             indices = range(start, min(start + BATCH, len(images)))
             pixels = np.stack(list(pool.map(lambda index: _prepare(classifier, images, index), indices)))
-            batches.append(classifier.engine.infer(pixels))
+            batches.append(classifier.engine.infer(pixels, spread=True))
             on_progress(indices.stop)
     return np.concatenate(batches)
 

@@ -20,37 +20,51 @@ _ERRORS_ONLY = 3
 
 
 class OnnxEngine:
-    """`model.onnx` in an ONNX Runtime session."""
+    """`model.onnx` in ONNX Runtime, twice where a run may spread: a session has the threads that it was made with.
+
+    A session of one thread computes on the thread that asks, and any number of threads may ask at once.
+    """
 
     name = "onnx"
     device = "cpu"
+    one_core = True
 
     def __init__(self, folder: Path, threads: int) -> None:
-        """Load the version in `folder`; a batch runs on `threads` threads.
+        """Load the version in `folder`; a run that may spread uses `threads` threads.
 
         Raises:
             CorruptCheckpoint: ONNX Runtime does not accept the file.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        # Between batches the cores belong to decoding and HTTP: do not spin on them.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = folder / NETWORK
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            raise CorruptCheckpoint(f"ONNX Runtime cannot load {path}: {error}") from error
+        self._session = _open(folder / NETWORK, 1)
+        self._spread = _open(folder / NETWORK, threads) if threads > 1 else self._session
         self._input = self._session.get_inputs()[0].name
-        self._run = onnxruntime.RunOptions()
+        self._runs: set[onnxruntime.RunOptions] = set()
 
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
-        self._run = onnxruntime.RunOptions()  # a new one: that of a run that was stopped would stop the next one too
-        (logits,) = self._session.run(None, {self._input: pixels}, self._run)
+        session = self._spread if spread else self._session
+        run = onnxruntime.RunOptions()  # a new one: that of a run that was stopped would stop the next one too
+        self._runs.add(run)
+        try:
+            (logits,) = session.run(None, {self._input: pixels}, run)
+        finally:
+            self._runs.remove(run)
         return np.asarray(logits, dtype=np.float32)
 
     def stop(self) -> None:
-        """Ask the run that is under way to end after the operation that it is at."""
-        self._run.terminate = True
+        """Ask the runs that are under way to end after the operation that they are at."""
+        for run in self._runs.copy():
+            run.terminate = True
+
+
+def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # Between batches the cores belong to decoding and HTTP: do not spin on them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base class
+        raise CorruptCheckpoint(f"ONNX Runtime cannot load {path}: {error}") from error

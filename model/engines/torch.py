@@ -22,6 +22,7 @@ class TorchEngine:
     """The version's architecture, built anew, with its weights."""
 
     name = "torch"
+    one_core = False
 
     def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
         """Load the version in `folder` onto `device` ("cpu", "cuda", "cuda:1", ...).
@@ -56,7 +57,7 @@ class TorchEngine:
         self._network = pixel_network.eval().to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
         logits = self._network(torch.from_numpy(pixels).to(self.device))
         return np.asarray(logits.cpu().numpy(), dtype=np.float32)  # waits for the device

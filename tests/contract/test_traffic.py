@@ -35,6 +35,7 @@ class Telling:
 
     name = "telling"
     device = "cpu"
+    one_core = False
 
     def __init__(self, *probabilities: float) -> None:
         self.logits = np.log(np.array(probabilities, np.float32))
@@ -43,7 +44,7 @@ class Telling:
         self.open = threading.Event()
         self.open.set()
 
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         assert self.open.wait(20)
         time.sleep(self.seconds)
         if self.error is not None:

@@ -43,12 +43,13 @@ class ScriptedEngine:
 
     name = "onnx"
     device = "cpu"
+    one_core = False
 
     def __init__(self, probabilities: np.ndarray) -> None:
         self.logits = np.log(probabilities).astype(np.float32)
         self.batches: list[int] = []
 
-    def infer(self, pixels: Pixels) -> Logits:
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         self.batches.append(len(pixels))
         return np.asarray(self.logits[pixels[:, 0, 0, 0]])
 
@@ -371,9 +372,9 @@ def test_versions_are_timed_in_turns_after_a_warm_up(tiny: StoredVersion) -> Non
             super().__init__(A_SAYS)
             self.letter = letter
 
-        def infer(self, pixels: Pixels) -> Logits:
+        def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
             order.append(f"{self.letter}{len(pixels)}")
-            return super().infer(pixels)
+            return super().infer(pixels, spread=spread)
 
     pair = Classifier(tiny.manifest, Noting("A")), Classifier(tiny.manifest, Noting("B"))
     examples = np.zeros((3, 12, 12, 3), np.uint8)

@@ -75,12 +75,12 @@ def test_a_network_whose_export_answers_otherwise_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Other:
-        name, device = "onnx", "cpu"
+        name, device, one_core = "onnx", "cpu", True
 
         def __init__(self, folder: Path, threads: int) -> None:
             pass
 
-        def infer(self, pixels: np.ndarray) -> np.ndarray:
+        def infer(self, pixels: np.ndarray, *, spread: bool = False) -> np.ndarray:
             return np.zeros((len(pixels), 3), np.float32)
 
     monkeypatch.setattr(publish_module, "OnnxEngine", Other)
