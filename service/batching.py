@@ -1,14 +1,18 @@
-"""The batcher: a queue, and batches that form when the engine asks for one.
+"""The batcher: a queue, and batches that form when a core is free for one.
 
-An idle engine starts at once on what is there, so a lone request waits for nothing; while it
-is busy, requests gather. What nobody waits for any more, or what is too late, leaves the queue and is
-not computed. A batch that fails is tried again item by item, so that it fails nobody but whom it must.
+What comes while a core is free is begun at once, so a lone request waits for nothing; while all are
+busy, requests gather, and are then divided among the cores that are free. What nobody waits for any
+more, or what is too late, leaves the queue and is not computed. A batch that fails is tried again item
+by item, so that it fails nobody but whom it must.
 Knows no tensor, no model and no HTTP: it hands items of type T to a coroutine and results of type R
 back to those who brought the items.
 """
 
 import asyncio
+import functools
+import itertools
 import logging
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +22,8 @@ from typing import Generic, Protocol, TypeVar
 
 from model.errors import EngineTimeout, InferenceFailed
 from service.admission import Admission
+from service.cores import Cores
+from service.costs import CostCurve
 from service.deadline import Deadline
 from service.errors import ServiceError
 
@@ -56,7 +62,7 @@ class Answer(Generic[R]):
 class BatchObserver(Protocol):
     """What is told of every batch."""
 
-    def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
+    def batch_finished(self, waits: Sequence[float]) -> None:
         """Note that a batch was computed; `waits` are its items' times in the queue, in seconds."""
 
     def batch_failed(self, error: Exception) -> None:
@@ -92,42 +98,45 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        run_batch: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        run_batch: Callable[[Sequence[T], bool], Awaitable[Sequence[R]]],
         *,
         max_batch_size: int,
         admission: Admission,
         observer: BatchObserver,
+        cores: Cores,
+        costs: CostCurve,
     ) -> None:
-        """Make a batcher; `start` sets it going.
+        """Make a batcher.
 
         Args:
-            run_batch: computes a batch; returns a result for each item, in the items' order.
+            run_batch: computes a batch, spread over all cores or not; returns a result for each item, in their order.
             max_batch_size: items in one batch at the most.
             admission: the places in the queue, which whoever submits holds; learns how fast they become free.
             observer: is told of every batch.
+            cores: what batches run on.
+            costs: what they cost; learns it.
         """
         self._run_batch = run_batch
         self._max_batch_size = max_batch_size
         self._admission = admission
         self._observer = observer
+        self._cores = cores
+        self._costs = costs
+        self._batch_size = costs.batch_size(max_batch_size)
         self._queue: OrderedDict[_Entry[T, R], None] = OrderedDict()
-        self._computing: Sequence[_Entry[T, R]] = ()
-        self._arrival = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to take batches off the queue."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._is_called = False
+        self._running: dict[asyncio.Task[None], Sequence[_Entry[T, R]]] = {}
 
     async def close(self, error: ServiceError) -> None:
         """Stop; whoever still waits is told `error`, and so is whoever comes."""
         self._admission.close(error)
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        for entry in (*self._computing, *self._queue):
-            entry.refuse(error)
+        waiting = [*itertools.chain(*self._running.values()), *self._queue]
         self._queue.clear()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for entry in waiting:
+            entry.refuse(error)
 
     async def submit(self, items: Sequence[T], deadline: Deadline) -> list[Answer[R] | InferenceFailed]:
         """Queue items and wait for their answers, or for what the engine failed with, in the items' order.
@@ -143,7 +152,9 @@ class Batcher(Generic[T, R]):
         entries = [_Entry[T, R](item, now, deadline, loop.create_future()) for item in items]
         self._queue.update(dict.fromkeys(entries))
         self._observer.queue_changed(len(self._queue))
-        self._arrival.set()
+        if not self._is_called:  # once for all who come in this turn of the loop
+            self._is_called = True
+            loop.call_soon(self._begin_batches)
         try:
             if len(entries) == 1:
                 return [await entries[0].answer]
@@ -162,23 +173,32 @@ class Batcher(Generic[T, R]):
         self._observer.entries_dropped(Dropped.DEADLINE if late else Dropped.CALLER_LEFT, len(entries))
         self._observer.queue_changed(len(self._queue))
 
-    async def _work(self) -> None:
-        while True:
-            await self._arrival.wait()
-            try:
-                self._computing = self._next_entries()
-                if self._computing:
-                    await self._answer(self._computing)
-            except Exception:  # a fault here must not end the work for all who come later
-                _log.exception("the batcher failed")
-            self._computing = ()
+    def _begin_batches(self) -> None:
+        """Begin as many batches as there are cores for; what is queued is divided among them."""
+        self._is_called = False
+        while self._queue:
+            size = min(self._batch_size, math.ceil(len(self._queue) / max(1, self._cores.free)))
+            cores = self._cores.take(self._begin_batches, alone=len(self._queue) == 1)
+            if not cores:
+                return
+            entries = self._next_entries(size)
+            task = asyncio.get_running_loop().create_task(self._answer(entries, spread=cores > 1))
+            self._running[task] = entries
+            task.add_done_callback(functools.partial(self._end_batch, cores))
 
-    def _next_entries(self) -> list[_Entry[T, R]]:
+    def _end_batch(self, cores: int, task: asyncio.Task[None]) -> None:
+        """Let others have the cores of a batch, however it has ended, and if it was never begun."""
+        del self._running[task]
+        self._cores.give_back(cores)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("the batcher failed", exc_info=fault)
+
+    def _next_entries(self, size: int) -> list[_Entry[T, R]]:
         """Take the next batch off the queue, passing over what nobody waits for and what is too late."""
         entries: list[_Entry[T, R]] = []
         dropped: Counter[Dropped] = Counter()
         now = time.monotonic()
-        while self._queue and len(entries) < self._max_batch_size:
+        while self._queue and len(entries) < size:
             entry, _ = self._queue.popitem(last=False)
             if entry.answer.done():  # given up so lately that its caller has not cleared it away yet
                 dropped[Dropped.CALLER_LEFT] += 1
@@ -187,33 +207,33 @@ class Batcher(Generic[T, R]):
                 entry.refuse(entry.deadline.exceeded())
             else:
                 entries.append(entry)
-        if not self._queue:
-            self._arrival.clear()
         for reason, count in dropped.items():
             self._observer.entries_dropped(reason, count)
         self._observer.queue_changed(len(self._queue))
         return entries
 
-    async def _answer(self, entries: Sequence[_Entry[T, R]]) -> None:
+    async def _answer(self, entries: Sequence[_Entry[T, R]], *, spread: bool) -> None:
         """Run a batch and hand each caller its own result; if it fails, run its items one by one."""
+        if not entries:
+            return
         try:
-            await self._compute(entries)
+            await self._compute(entries, spread=spread)
         except EngineTimeout as failure:  # another attempt would only take as long again
             for entry in entries:
                 entry.give(failure)
         except Exception as cause:  # whatever the engine raises belongs to the callers; the queue goes on
             _log.warning("a batch of %d failed, and is tried again one by one: %r", len(entries), cause)
             for entry in entries:
-                await self._answer_alone(entry)
+                await self._answer_alone(entry, spread=spread)
 
-    async def _answer_alone(self, entry: _Entry[T, R]) -> None:
+    async def _answer_alone(self, entry: _Entry[T, R], *, spread: bool) -> None:
         """Run one item of a batch that failed."""
         if entry.deadline.seconds_left <= 0:
             entry.refuse(entry.deadline.exceeded())
         if entry.answer.done():
             return
         try:
-            await self._compute([entry])
+            await self._compute([entry], spread=spread)
         except EngineTimeout as late:
             entry.give(late)
         except Exception as cause:  # as in `_answer`
@@ -221,7 +241,7 @@ class Batcher(Generic[T, R]):
             failure.__cause__ = cause
             entry.give(failure)
 
-    async def _compute(self, entries: Sequence[_Entry[T, R]]) -> None:
+    async def _compute(self, entries: Sequence[_Entry[T, R]], *, spread: bool) -> None:
         """Run a batch and hand out its results.
 
         Raises:
@@ -229,7 +249,7 @@ class Batcher(Generic[T, R]):
         """
         started = time.monotonic()
         try:
-            results = await self._run_batch([entry.item for entry in entries])
+            results = await self._run_batch([entry.item for entry in entries], spread)
             if len(results) != len(entries):
                 raise InferenceFailed(f"the engine gave {len(results)} results for {len(entries)} images")
         except Exception as error:
@@ -238,7 +258,10 @@ class Batcher(Generic[T, R]):
             raise
         self._admission.finished(len(entries))
         batch = Batch(len(entries), time.monotonic() - started)
+        if not spread:
+            self._costs.learn(batch.size, batch.seconds)
+            self._batch_size = self._costs.batch_size(self._max_batch_size)
         waits = [started - entry.arrived for entry in entries]
         for entry, result, wait in zip(entries, results, waits, strict=True):
             entry.give(Answer(result, wait, batch))
-        self._observer.batch_finished(batch.size, batch.seconds, waits)
+        self._observer.batch_finished(waits)

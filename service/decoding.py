@@ -21,6 +21,10 @@ BYTES_PER_PIXEL = 4
 _SMALL_BYTES = 1_000_000 * BYTES_PER_PIXEL  # is not counted: as many as there are threads are not much
 
 
+def _ignore(_: float) -> None:
+    """Note nothing."""
+
+
 @dataclass(eq=False)
 class _Job:
     """An image on its way: its steps, the room that its next step needs, and its answer."""
@@ -47,7 +51,7 @@ class Decoders:
         self._lock = threading.Lock()
 
     async def decode(
-        self, classifier: Classifier, data: bytes, observe: Callable[[float], None] = lambda _: None
+        self, classifier: Classifier, data: bytes, observe: Callable[[float], None] = _ignore
     ) -> PreparedImage:
         """Decode one image as a version wants it.
 
@@ -63,11 +67,39 @@ class Decoders:
         self._submit(job)
         return await asyncio.wrap_future(job.answer)
 
+    def decode_here(
+        self, classifier: Classifier, data: bytes, observe: Callable[[float], None] = _ignore
+    ) -> PreparedImage | None:
+        """Decode one image on the calling thread, or return None where there is no room for it now.
+
+        Raises:
+            InvalidImage: as `prepare_image` says.
+        """
+        job = _Job(classifier.prepare_in_steps(data, self._limits), observe)
+        started = time.perf_counter()
+        thread = threading.get_ident()
+        self._working[thread] = started
+        try:
+            while True:
+                job.wanted = next(job.steps)
+                if not self._take(job, waits=False):
+                    job.observe = _ignore  # it will be decoded, and counted, elsewhere
+                    return None
+        except StopIteration as stop:
+            prepared: PreparedImage = stop.value
+            return prepared
+        finally:
+            del self._working[thread]
+            job.steps.close()
+            if job.held:
+                with self._lock:
+                    self._give_back(job)
+            job.observe(time.perf_counter() - started)
+
     @property
     def longest_seconds(self) -> float:
         """For how long a thread has been at one step of an image; whoever waited for it may have left."""
-        with self._lock:
-            since = min(self._working.values(), default=math.inf)
+        since = min(tuple(self._working.values()), default=math.inf)
         return max(0.0, time.perf_counter() - since)
 
     def close(self) -> None:
@@ -117,8 +149,10 @@ class Decoders:
         elif prepared is not None:
             job.answer.set_result(prepared)
 
-    def _take(self, job: _Job) -> bool:
-        """Take the room that a job wants in place of what it held, or let it wait."""
+    def _take(self, job: _Job, *, waits: bool = True) -> bool:
+        """Take the room that a job wants in place of what it held; where there is none, let it wait if it can."""
+        if job.wanted <= _SMALL_BYTES and not job.held:
+            return True
         with self._lock:
             self._give_back(job)
             if job.wanted <= _SMALL_BYTES:
@@ -127,7 +161,8 @@ class Decoders:
                 self._held += job.wanted
                 job.held = job.wanted
                 return True
-            self._waiting.append(job)
+            if waits:
+                self._waiting.append(job)
             return False
 
     def _give_back(self, job: _Job) -> None:

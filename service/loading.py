@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ import numpy as np
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
 from model.errors import ModelError
-from model.preprocessing import ImageLimits
+from model.preprocessing import ImageLimits, Pixels
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
+from service.cores import Cores, WorkerCounts
+from service.costs import CostCurve
 from service.decoding import Decoders
 from service.hosted import HostedVersion, LoadState
 from service.metrics import Metrics
@@ -22,6 +25,8 @@ from service.served import ServedModel
 from service.settings import Settings
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
+_WARM_UP_RUNS = 3  # of each size: the fastest tells what it costs
+_CHEAPER = 0.95  # an image in a batch of twice the size, if larger batches are of any use
 _AT_ONCE = 2  # more would only share the cores, and add up their memory
 
 _log = logging.getLogger(__name__)
@@ -58,6 +63,9 @@ class Loader:
             settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes
         )
         self._decoders = Decoders(settings.decoding_threads, limits, settings.max_decoding_pixels)
+        counts = WorkerCounts(settings.worker_folder / "cores") if settings.worker_folder else None
+        self._cores = Cores(settings.cores, settings.share_of_cores, counts)
+        self._threads = ThreadPoolExecutor(settings.cores, thread_name_prefix="core")
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,6 +104,7 @@ class Loader:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._decoders.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, version: HostedVersion) -> None:
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{version.name}-{version.number}")
@@ -120,15 +129,18 @@ class Loader:
             classifier = await loop.run_in_executor(thread, load_classifier, stored, self._choice)
             version.state = LoadState.WARMING
             self._on_change(version)
-            seconds_per_image = await loop.run_in_executor(thread, self._warm_up, classifier)
+            costs = await loop.run_in_executor(thread, self._warm_up, classifier)
+        one_core = classifier.engine.one_core
         version.served = ServedModel(
             stored,
             classifier,
-            engine_thread=thread,
+            own_thread=thread,
+            threads=self._threads if one_core else thread,
+            cores=self._cores if one_core else Cores(1),
             decoders=self._decoders,
             settings=self._settings,
             metrics=self._metrics.for_model(version.name, version.number),
-            seconds_per_image=seconds_per_image,
+            costs=costs,
             on_hang=self._on_hang,
         )
         version.state, version.failures = LoadState.READY, 0
@@ -140,16 +152,21 @@ class Loader:
     def _fetch(self, version: HostedVersion) -> StoredVersion:
         return self._registry.version(ModelRef(version.name, version=version.number))
 
-    def _warm_up(self, classifier: Classifier) -> float:
-        """Run the smallest and the largest batch, so that no request pays for what a first one costs.
+    def _warm_up(self, classifier: Classifier) -> CostCurve:
+        """Run batches of 1, 2, 4 .. images, as long as an image becomes cheaper by it.
 
-        Returns:
-            Seconds that an image took in the largest batch.
+        No request pays then for what a first run costs, nor for the memory of batches that would gain nothing.
         """
-        for count in (1, self._settings.max_batch_size):
-            started = time.monotonic()
-            classifier.classify(np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8))
-        return (time.monotonic() - started) / count
+        costs = CostCurve()
+        size, best = 1, math.inf
+        classifier.classify(_blank(classifier, size), spread=True)
+        while size <= self._settings.max_batch_size:
+            seconds = min(_time(classifier, size) for _ in range(_WARM_UP_RUNS))
+            costs.begin_with(size, seconds)
+            if seconds / size > best * _CHEAPER:
+                break
+            size, best = 2 * size, seconds / size
+        return costs
 
     async def _unload(self, version: HostedVersion) -> None:
         served = version.served
@@ -174,3 +191,15 @@ class Loader:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("loading or unloading failed unforeseen", exc_info=error)
+
+
+def _blank(classifier: Classifier, count: int) -> Pixels:
+    return np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8)
+
+
+def _time(classifier: Classifier, count: int) -> float:
+    """Return the seconds of one batch."""
+    pixels = _blank(classifier, count)
+    started = time.perf_counter()
+    classifier.classify(pixels)
+    return time.perf_counter() - started

@@ -281,12 +281,15 @@ class ModelMetrics:
         """Note an image that could not be decoded; `error` is the class of what is wrong with it."""
         self.rejected_images.labels(*self.labels, error).inc()
 
-    def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
-        """Note a batch that was computed."""
+    def engine_ran(self, size: int, seconds: float) -> None:
+        """Note a run of the engine."""
         self.inference_seconds.observe(seconds)
         self.batch_size.observe(size)
         self.images.inc(size)
         self.batches.inc()
+
+    def batch_finished(self, waits: Sequence[float]) -> None:
+        """Note a batch that was computed."""
         for wait in waits:
             self.queue_seconds.observe(wait)
 

@@ -1,6 +1,8 @@
-"""A loaded version: decoding, one thread for its engine, a batcher between them.
+"""A loaded version: from image files to probabilities, in batches.
 
-Knows no registry and no other version; who may still need it is counted in leases.
+For an engine whose runs stay on one core, images are decoded where they are computed: nothing is handed from
+thread to thread. For any other one they are decoded beside it, before they are queued. Knows no registry and no
+other version; who may still need it is counted in leases.
 """
 
 import asyncio
@@ -8,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,10 +18,12 @@ import numpy as np
 
 from model.classifier import Classifier, Probabilities
 from model.errors import EngineTimeout, InferenceFailed, InvalidImage, Limit
-from model.preprocessing import ImageFacts, Pixels, PreparedImage
+from model.preprocessing import ImageFacts, PreparedImage
 from model.registry import StoredVersion
 from service.admission import Admission
 from service.batching import Answer, Batcher
+from service.cores import Cores
+from service.costs import CostCurve
 from service.deadline import Deadline
 from service.decoding import Decoders
 from service.errors import ModelNotReady, QueueFull
@@ -29,6 +33,9 @@ from service.settings import Settings
 
 Upload = bytes | InvalidImage
 """An image file's bytes, or why there are none (base64 that is not base64, say)."""
+
+Item = bytes | PreparedImage
+"""What a batch is made of: image files, or what they have become."""
 
 STOP_SECONDS = 5.0  # an engine that goes on for longer after it was asked to stop will not stop
 _log = logging.getLogger(__name__)
@@ -44,6 +51,15 @@ class ClassifiedImage:
 
 Result = ClassifiedImage | InvalidImage | InferenceFailed
 """What becomes of one image: its probabilities, what is wrong with it, or what the engine failed with."""
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What became of an image in a batch (None where there was no room to decode it), and what it took."""
+
+    result: ClassifiedImage | InvalidImage | None
+    decode_seconds: float
+    inference_seconds: float  # of the whole batch
 
 
 @dataclass(frozen=True)
@@ -74,11 +90,13 @@ class ServedModel:
         version: StoredVersion,
         classifier: Classifier,
         *,
-        engine_thread: ThreadPoolExecutor,
+        own_thread: ThreadPoolExecutor,
+        threads: Executor,
+        cores: Cores,
         decoders: Decoders,
         settings: Settings,
         metrics: ModelMetrics,
-        seconds_per_image: float,
+        costs: CostCurve,
         on_hang: Callable[[str], None],
     ) -> None:
         """Serve a version that is loaded and warm.
@@ -86,23 +104,26 @@ class ServedModel:
         Args:
             version: what is served.
             classifier: decodes and computes.
-            engine_thread: where the classifier's engine lives.
-            decoders: where images are decoded.
+            own_thread: where it was loaded.
+            threads: where its batches run: the threads of all versions, or its own.
+            cores: what its batches run on.
+            decoders: where images are decoded that are not decoded in their batches.
             settings: of the service.
             metrics: of this version.
-            seconds_per_image: what the engine took for an image while it was warmed up.
+            costs: what the engine took for batches while it was warmed up.
             on_hang: is told why when the engine neither answers nor stops; the process must be replaced then.
         """
         self.version = version
         self.classifier = classifier
         self.last_used = time.monotonic()
-        self._engine_thread = engine_thread
+        self._own_thread = own_thread
+        self._threads = threads
+        self._decodes_in_batches = classifier.engine.one_core
         self._decoders = decoders
         self._settings = settings
         self._engine_limit = Limit("engine_timeout_ms", settings.engine_timeout_ms)
         self._metrics = metrics
         self._on_hang = on_hang
-        self._overdue: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._leases = 0
         self._unused = asyncio.Event()
@@ -111,15 +132,16 @@ class ServedModel:
             Limit("max_queue_size", settings.max_queue_size),
             Limit("max_queue_bytes", settings.max_queue_bytes),
             math.prod(classifier.manifest.preprocessing.shape),
-            seconds_per_item=seconds_per_image,
+            seconds_per_item=sum(costs.line),
         )
-        self._batcher: Batcher[Pixels, Probabilities] = Batcher(
+        self._batcher: Batcher[Item, _Computed] = Batcher(
             self._run_batch,
             max_batch_size=settings.max_batch_size,
             admission=self._admission,
             observer=metrics,
+            cores=cores,
+            costs=costs,
         )
-        self._batcher.start()
 
     @property
     def in_use(self) -> bool:
@@ -191,15 +213,15 @@ class ServedModel:
             await self._unused.wait()
 
     async def close(self) -> None:
-        """Stop serving; the engine's thread ends after the batch that it is in."""
+        """Stop serving; what is computed goes to nobody."""
         await self._batcher.close(ModelNotReady(f"{self.version} is not served here any more", retry_after_seconds=1))
-        self._engine_thread.shutdown(wait=False, cancel_futures=True)
+        self._own_thread.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:
         """Stop serving and give back the engine's memory, on the engine's own thread."""
         await self._batcher.close(ModelNotReady(f"{self.version} is not served here any more", retry_after_seconds=1))
-        await asyncio.get_running_loop().run_in_executor(self._engine_thread, self._release)
-        self._engine_thread.shutdown(wait=False)
+        await asyncio.get_running_loop().run_in_executor(self._own_thread, self._release)
+        self._own_thread.shutdown(wait=False)
 
     def _release(self) -> None:
         del self.classifier
@@ -207,51 +229,64 @@ class ServedModel:
 
     async def _predict(self, uploads: Sequence[Upload], deadline: Deadline) -> Answers:
         started = time.perf_counter()
-        decoded = await asyncio.gather(*(self._decode(upload) for upload in uploads))
-        queued = time.perf_counter()
-        answers = await self._batcher.submit(
-            [image.pixels for image in decoded if isinstance(image, PreparedImage)], deadline
-        )
-        finished = time.perf_counter()
-        inference = sum(batch.seconds for batch in {answer.batch for answer in answers if isinstance(answer, Answer)})
-        rows = iter(answers)
-        results = [_result(image, next(rows)) if isinstance(image, PreparedImage) else image for image in decoded]
-        return Answers(results, queued - started, max(finished - queued - inference, 0.0), inference)
+        images: Sequence[Upload | PreparedImage] = uploads
+        if not self._decodes_in_batches:
+            images = await asyncio.gather(*map(self._decode, uploads))
+        decoded = time.perf_counter()
+        answers = await self._submit(images, deadline)
+        crowded = [i for i, answer in enumerate(answers) if isinstance(answer, Answer) and answer.value.result is None]
+        if crowded:
+            images = await asyncio.gather(*(self._decode(uploads[i]) for i in crowded))
+            for i, answer in zip(crowded, await self._submit(images, deadline), strict=True):
+                answers[i] = answer
+        seconds = time.perf_counter() - started
+        computed = [answer for answer in answers if isinstance(answer, Answer)]
+        decoding = decoded - started + sum(answer.value.decode_seconds for answer in computed)
+        inference = sum({answer.batch: answer.value.inference_seconds for answer in computed}.values())
+        results = [_result(answer) for answer in answers]
+        for result in results:
+            if isinstance(result, InvalidImage):
+                self._metrics.image_rejected(type(result).__name__)
+        return Answers(results, decoding, max(seconds - decoding - inference, 0.0), inference)
+
+    async def _submit(
+        self, images: Sequence[Upload | PreparedImage], deadline: Deadline
+    ) -> list[Answer[_Computed] | InferenceFailed | InvalidImage]:
+        """Have images computed, but for those that are none, which stay in their places."""
+        items = [image for image in images if not isinstance(image, InvalidImage)]
+        answers = iter(await self._batcher.submit(items, deadline))
+        return [image if isinstance(image, InvalidImage) else next(answers) for image in images]
 
     async def _decode(self, upload: Upload) -> PreparedImage | InvalidImage:
         if isinstance(upload, InvalidImage):
-            self._metrics.image_rejected(type(upload).__name__)
             return upload
         try:
             return await self._decoders.decode(self.classifier, upload, self._metrics.decode_seconds.observe)
         except InvalidImage as error:
-            self._metrics.image_rejected(type(error).__name__)
             return error
 
-    async def _run_batch(self, images: Sequence[Pixels]) -> Sequence[Probabilities]:
+    async def _run_batch(self, items: Sequence[Item], spread: bool) -> Sequence[_Computed]:
         """Compute a batch.
 
         Raises:
             EngineTimeout: the engine took too long, and was stopped or will not stop.
         """
         loop = asyncio.get_running_loop()
-        run = loop.run_in_executor(self._engine_thread, self._classify, images)
-        self._overdue = watch = loop.call_later(self._engine_limit.value / 1000, self._stop_engine)
+        watch = _Watch(self._engine_limit.value / 1000, self._stop_engine, self._give_up)
         try:
-            return list(await run)
+            return await loop.run_in_executor(self._threads, self._compute, items, spread)
         except Exception as error:
-            if self._overdue is watch:  # it has failed by itself
+            if not watch.has_stopped:  # it has failed by itself
                 raise
             raise EngineTimeout(
                 f"the engine did not answer within {self._engine_limit.value:g} ms", self._engine_limit
             ) from error
         finally:
-            self._overdue.cancel()
+            watch.end()
 
     def _stop_engine(self) -> None:
         """Ask the engine to stop what takes too long."""
         _log.error("%s: a batch takes over %g ms; its engine is asked to stop", self.version, self._engine_limit.value)
-        self._overdue = asyncio.get_running_loop().call_later(STOP_SECONDS, self._give_up)
         self.classifier.engine.stop()
 
     def _give_up(self) -> None:
@@ -262,9 +297,59 @@ class ServedModel:
         error = ModelNotReady(f"{reason}; its process is being replaced", retry_after_seconds=2)
         self._closing = asyncio.get_running_loop().create_task(self._batcher.close(error))
 
-    def _classify(self, images: Sequence[Pixels]) -> Probabilities:
-        return self.classifier.classify(np.stack(images))
+    # ---- on the threads that compute
+
+    def _compute(self, items: Sequence[Item], spread: bool) -> list[_Computed]:
+        images = [self._prepare(item) for item in items]
+        pixels = [image.pixels for image, _ in images if isinstance(image, PreparedImage)]
+        started = time.perf_counter()
+        probabilities = iter(self.classifier.classify(np.stack(pixels), spread=spread) if pixels else ())
+        seconds = time.perf_counter() - started
+        if pixels:
+            self._metrics.engine_ran(len(pixels), seconds)
+        return [
+            _Computed(
+                ClassifiedImage(next(probabilities), image.facts) if isinstance(image, PreparedImage) else image,
+                decode_seconds,
+                seconds,
+            )
+            for image, decode_seconds in images
+        ]
+
+    def _prepare(self, item: Item) -> tuple[PreparedImage | InvalidImage | None, float]:
+        if isinstance(item, PreparedImage):
+            return item, 0.0
+        started = time.perf_counter()
+        image: PreparedImage | InvalidImage | None
+        try:
+            image = self._decoders.decode_here(self.classifier, item, self._metrics.decode_seconds.observe)
+        except InvalidImage as error:
+            image = error
+        return image, time.perf_counter() - started
 
 
-def _result(image: PreparedImage, answer: Answer[Probabilities] | InferenceFailed) -> Result:
-    return ClassifiedImage(answer.value, image.facts) if isinstance(answer, Answer) else answer
+class _Watch:
+    """The time that a run may take: then it is to be stopped, and is given up where it does not stop."""
+
+    def __init__(self, seconds: float, stop: Callable[[], None], give_up: Callable[[], None]) -> None:
+        self.has_stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._stop = stop
+        self._give_up = give_up
+        self._timer = self._loop.call_later(seconds, self._ring)
+
+    def end(self) -> None:
+        """Note that the run has ended."""
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        self.has_stopped = True
+        self._timer = self._loop.call_later(STOP_SECONDS, self._give_up)
+        self._stop()
+
+
+def _result(answer: Answer[_Computed] | InferenceFailed | InvalidImage) -> Result:
+    if not isinstance(answer, Answer):
+        return answer
+    assert answer.value.result is not None  # what was decoded elsewhere is computed in any case
+    return answer.value.result

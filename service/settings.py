@@ -296,17 +296,24 @@ class Settings(BaseModel):
         return Limit("request_timeout_ms", self.request_timeout_ms)
 
     @property
+    def cores(self) -> int:
+        """Cores that there are for all workers."""
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def share_of_cores(self) -> int:
+        """Cores that this process may use at any time."""
+        return max(1, self.cores // self.workers)
+
+    @property
     def compute_threads(self) -> int:
-        """Threads for a batch in this process."""
-        return self.threads or self._share_of_cores()
+        """Threads for a batch that is alone."""
+        return self.threads or self.cores
 
     @property
     def decoding_threads(self) -> int:
         """Threads for decoding in this process."""
-        return self.decode_threads or self._share_of_cores()
-
-    def _share_of_cores(self) -> int:
-        return max(1, len(os.sched_getaffinity(0)) // self.workers)
+        return self.decode_threads or self.share_of_cores
 
 
 def load_settings(environment: Mapping[str, str], **overrides: object) -> Settings:

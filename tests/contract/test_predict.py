@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,9 +269,9 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     release = asyncio.Event()
     run_batch = served.ServedModel._run_batch
 
-    async def slow(self: served.ServedModel, images: list[Pixels]) -> object:
+    async def slow(self: served.ServedModel, items: Sequence[served.Item], spread: bool) -> object:
         await release.wait()
-        return await run_batch(self, images)
+        return await run_batch(self, items, spread)
 
     monkeypatch.setattr(served.ServedModel, "_run_batch", slow)
     async with running(published_tiny, max_queue_size=4, max_images_per_request=4) as client:
@@ -287,7 +288,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
 
 
 async def test_no_answer_in_time_is_a_timeout(published_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stuck(self: served.ServedModel, images: list[Pixels]) -> object:
+    async def stuck(self: served.ServedModel, items: Sequence[served.Item], spread: bool) -> object:
         await asyncio.sleep(60)
         raise AssertionError
 
@@ -306,7 +307,7 @@ async def test_no_answer_in_time_is_a_timeout(published_tiny: Path, monkeypatch:
 async def test_an_engine_that_fails_tells_the_log_and_not_the_caller(
     published_tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(self: Classifier, pixels: Pixels) -> object:
+    def broken(self: Classifier, pixels: Pixels, *, spread: bool = False) -> object:
         raise RuntimeError("the secret cause")
 
     async with running(published_tiny) as client:

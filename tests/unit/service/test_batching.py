@@ -2,7 +2,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from model.errors import EngineTimeout, InferenceFailed, Limit
 from service.admission import Admission
 from service.batching import Answer, Batcher, Dropped
+from service.cores import Cores
+from service.costs import CostCurve
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelNotReady
+from tests.fakes import AsLargeAsCanBe
 
 pytestmark = pytest.mark.anyio
 
@@ -27,16 +30,13 @@ class Observer:
     """Notes what it is told."""
 
     sizes: list[int] = field(default_factory=list)
-    waits: int = 0
     dropped: Counter[Dropped] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
     length: int = 0
 
-    def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
-        assert seconds >= 0
+    def batch_finished(self, waits: Sequence[float]) -> None:
         assert all(wait >= 0 for wait in waits)
-        self.sizes.append(size)
-        self.waits += len(waits)
+        self.sizes.append(len(waits))
 
     def batch_failed(self, error: Exception) -> None:
         self.failures.append(error)
@@ -56,7 +56,7 @@ class Gate:
         self.open.set()
         self.batches: list[list[int]] = []
 
-    async def run(self, items: Sequence[int]) -> list[int]:
+    async def run(self, items: Sequence[int], _spread: bool) -> list[int]:
         self.batches.append(list(items))
         await self.open.wait()
         if any(item < 0 for item in items):
@@ -70,19 +70,21 @@ class Setup:
     def __init__(self) -> None:
         self.gate = Gate()
         self.observer = Observer()
-        self.batcher: Batcher[int, int] = Batcher(
-            self.gate.run, max_batch_size=4, admission=places(), observer=self.observer
-        )
+        self.batcher = batcher_of(self.gate.run, self.observer)
 
     async def submit(self, items: Sequence[int], deadline: Deadline = LATER) -> list[Answer[int] | InferenceFailed]:
         return await self.batcher.submit(items, deadline)
 
     async def __aenter__(self) -> "Setup":
-        self.batcher.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.batcher.close(CLOSED)
+
+
+def batcher_of(run: Callable[[Sequence[int], bool], Awaitable[list[int]]], observer: Observer) -> Batcher[int, int]:
+    """A batcher of batches of up to four, on one core."""
+    return Batcher(run, max_batch_size=4, admission=places(), observer=observer, cores=Cores(1), costs=AsLargeAsCanBe())
 
 
 def places() -> Admission:
@@ -172,14 +174,13 @@ async def test_an_item_that_breaks_its_batch_fails_alone() -> None:
 async def test_a_failure_that_does_not_come_again_is_nobodys() -> None:
     attempts = []
 
-    async def moody(items: Sequence[int]) -> list[int]:
+    async def moody(items: Sequence[int], _spread: bool) -> list[int]:
         attempts.append(list(items))
         if len(attempts) == 1:
             raise OSError
         return list(items)
 
-    batcher: Batcher[int, int] = Batcher(moody, max_batch_size=4, admission=places(), observer=Observer())
-    batcher.start()
+    batcher = batcher_of(moody, Observer())
     assert values(await batcher.submit([7], LATER)) == [7]
     assert attempts == [[7], [7]]
     await batcher.close(CLOSED)
@@ -188,23 +189,21 @@ async def test_a_failure_that_does_not_come_again_is_nobodys() -> None:
 async def test_a_batch_that_took_too_long_is_not_tried_again() -> None:
     attempts = []
 
-    async def slow(items: Sequence[int]) -> list[int]:
+    async def slow(items: Sequence[int], _spread: bool) -> list[int]:
         attempts.append(list(items))
         raise EngineTimeout("too slow", LIMIT)
 
-    batcher: Batcher[int, int] = Batcher(slow, max_batch_size=4, admission=places(), observer=Observer())
-    batcher.start()
+    batcher = batcher_of(slow, Observer())
     assert [type(answer) for answer in await batcher.submit([1, 2], LATER)] == [EngineTimeout, EngineTimeout]
     assert attempts == [[1, 2]]
     await batcher.close(CLOSED)
 
 
 async def test_an_engine_that_loses_an_answer_is_found_out() -> None:
-    async def forgetful(items: Sequence[int]) -> list[int]:
+    async def forgetful(items: Sequence[int], _spread: bool) -> list[int]:
         return list(items)[1:]
 
-    batcher: Batcher[int, int] = Batcher(forgetful, max_batch_size=4, admission=places(), observer=Observer())
-    batcher.start()
+    batcher = batcher_of(forgetful, Observer())
     assert values(await batcher.submit([1, 2], LATER)) == [None, None]
     await batcher.close(CLOSED)
 
@@ -227,7 +226,6 @@ async def test_an_item_that_is_too_late_is_not_computed() -> None:
 
 async def test_closing_tells_those_who_wait() -> None:
     setup = Setup()
-    setup.batcher.start()
     setup.gate.open.clear()
     callers = [asyncio.create_task(setup.submit([item])) for item in range(9)]
     await settle()
@@ -270,9 +268,9 @@ def requests(draw: st.DrawFn) -> list[tuple[list[int], int, int | None]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(mix=requests(), max_batch_size=st.integers(1, 8), pauses=st.integers(0, 3))
+@given(mix=requests(), max_batch_size=st.integers(1, 8), pauses=st.integers(0, 3), cores=st.integers(1, 4))
 def test_any_mix_of_requests_gives_each_caller_its_own_answer(
-    mix: list[tuple[list[int], int, int | None]], max_batch_size: int, pauses: int
+    mix: list[tuple[list[int], int, int | None]], max_batch_size: int, pauses: int, cores: int
 ) -> None:
     """Whatever comes, goes or fails: an answer is the unbatched one, in order, and only what fails has none."""
 
@@ -280,7 +278,7 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
         observer = Observer()
         batches: list[list[int]] = []
 
-        async def engine(items: Sequence[int]) -> list[int]:
+        async def engine(items: Sequence[int], _spread: bool) -> list[int]:
             batches.append(list(items))
             for _ in range(pauses):
                 await asyncio.sleep(0)
@@ -290,9 +288,13 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
 
         admission = places()
         batcher: Batcher[int, int] = Batcher(
-            engine, max_batch_size=max_batch_size, admission=admission, observer=observer
+            engine,
+            max_batch_size=max_batch_size,
+            admission=admission,
+            observer=observer,
+            cores=Cores(cores),
+            costs=CostCurve(),
         )
-        batcher.start()
 
         async def caller(items: list[int], arrival: int) -> list[int | None]:
             for _ in range(arrival):

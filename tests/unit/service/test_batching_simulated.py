@@ -1,10 +1,11 @@
 """The batcher and its admission in virtual time: callers come, go and are late, and the engine has any temper.
 
-Whatever the mix, every caller has one end, and it is the right one; nobody waits while the engine could work; and
-nothing is left afterwards.
+Whatever the mix, every caller has one end, and it is the right one; nobody waits while a core is free, and no more
+cores are used than there are; and nothing is left afterwards.
 """
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from model.errors import EngineTimeout, InferenceFailed, Limit
 from service.admission import Admission
 from service.batching import Answer, Batcher, Dropped
+from service.cores import Cores
+from service.costs import CostCurve
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelNotReady, QueueFull
 from tests.virtual_time import Clock, run
@@ -77,8 +80,9 @@ class Simulation:
     tempers: Sequence[Temper]
     max_batch_size: int
     places: int
+    cores: int
     clock: Clock = field(default_factory=Clock)
-    busy: list[tuple[float, float]] = field(default_factory=list)
+    busy: list[tuple[float, float, int]] = field(default_factory=list)  # from, until, cores
     runs: list[tuple[Item, ...]] = field(default_factory=list)
     computed: Counter[Item] = field(default_factory=Counter)
     gone: dict[int, float] = field(default_factory=dict)
@@ -91,10 +95,8 @@ class Simulation:
 
     # ---- what the batcher tells
 
-    def batch_finished(self, size: int, seconds: float, waits: Sequence[float]) -> None:
-        assert seconds >= 0
-        assert len(waits) == size
-        self.finished += size
+    def batch_finished(self, waits: Sequence[float]) -> None:
+        self.finished += len(waits)
 
     def batch_failed(self, error: Exception) -> None:
         self.failures += 1
@@ -109,17 +111,18 @@ class Simulation:
 
     # ---- the engine
 
-    async def engine(self, items: Sequence[Item]) -> list[Item]:
+    async def engine(self, items: Sequence[Item], spread: bool) -> list[Item]:
         temper = self.tempers[len(self.runs) % len(self.tempers)]
-        started = self.clock.now
+        started, number, used = self.clock.now, len(self.busy), self.cores if spread else 1
         assert 1 <= len(items) <= self.max_batch_size
-        assert not self.busy or self.busy[-1][1] <= started, "two runs at once"
+        assert not spread or len(items) == 1
         for caller, _ in items:
             assert self.gone.get(caller, started) >= started, "this was computed for nobody"
         self.runs.append(tuple(items))
-        self.busy.append((started, float("inf")))
+        self.busy.append((started, float("inf"), used))
+        assert self.used_at(started) <= self.cores, "more cores than there are"
         await asyncio.sleep(temper.seconds)
-        self.busy[-1] = (started, self.clock.now)
+        self.busy[number] = (started, self.clock.now, used)
         if temper.is_stopped:
             self.excused.update(items)
             raise EngineTimeout("stopped", ENGINE_TIMEOUT)
@@ -129,6 +132,9 @@ class Simulation:
             raise ZeroDivisionError
         self.computed.update(items)
         return list(items)
+
+    def used_at(self, moment: float) -> int:
+        return sum(cores for start, end, cores in self.busy if start <= moment < end)
 
     # ---- the callers
 
@@ -160,9 +166,13 @@ class Simulation:
             Limit("max_queue_size", self.places), Limit("max_queue_bytes", 10**6), item_bytes=1, clock=self.clock
         )
         batcher: Batcher[Item, Item] = Batcher(
-            self.engine, max_batch_size=self.max_batch_size, admission=admission, observer=self
+            self.engine,
+            max_batch_size=self.max_batch_size,
+            admission=admission,
+            observer=self,
+            cores=Cores(self.cores, clock=self.clock),
+            costs=CostCurve(),
         )
-        batcher.start()
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(self.ask(number, batcher, admission)) for number in range(len(self.callers))]
         goers = [
@@ -201,14 +211,19 @@ class Simulation:
             else:
                 assert answer.value == item
                 assert answer.batch.size <= self.max_batch_size
-                self.check_wait(number, answer.queue_seconds)
+                if sum(item in run for run in self.runs) == 1:  # else it has waited for its batch, too
+                    if sum(item in run for run in self.runs) == 1:  # else it has waited for its batch, too
+                    self.check_wait(number, answer.queue_seconds)
         assert len(end) == caller.images
 
     def check_wait(self, number: int, seconds: float) -> None:
-        """Make sure that an image waited only while the engine was at work."""
+        """Make sure that an image waited only while all cores were at work."""
         since = self.queued[number]
         until = since + seconds
-        worked = sum(max(0.0, min(end, until) - max(start, since)) for start, end in self.busy)
+        times = sorted({since, until, *(time for run in self.busy for time in run[:2] if since < time < until)})
+        worked = sum(
+            after - before for before, after in itertools.pairwise(times) if self.used_at(before) == self.cores
+        )
         assert worked == pytest.approx(seconds, abs=ROUNDING)
 
 
@@ -218,11 +233,13 @@ class Simulation:
     tempers=st.lists(TEMPERS, min_size=1, max_size=6),
     max_batch_size=st.integers(1, 8),
     places=st.integers(9, 40),
+    cores=st.integers(1, 4),
 )
 def test_every_caller_has_one_end_and_it_is_the_right_one(
-    callers: list[Caller], tempers: list[Temper], max_batch_size: int, places: int
+    callers: list[Caller], tempers: list[Temper], max_batch_size: int, places: int, cores: int
 ) -> None:
-    simulation = Simulation(callers, [*tempers, Temper(0.01, fails=False, is_stopped=False)], max_batch_size, places)
+    calm = Temper(0.01, fails=False, is_stopped=False)
+    simulation = Simulation(callers, [*tempers, calm], max_batch_size, places, cores)
     ends = run(simulation.course(), simulation.clock)
     assert len(ends) == len(callers)
     for number, end in enumerate(ends):

@@ -1,0 +1,118 @@
+"""The cores that engines compute on, shared by every version of a process and by all workers of a service.
+
+Under load a batch has one core, and as many run as there are cores: that answers most images in a second. A
+batch that is alone has all cores: that answers it soonest. Knows no queue, no engine and no thread.
+"""
+
+import fcntl
+import mmap
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+_CROWD_SECONDS = 0.1  # after two batches have met; then one that comes alone is taken for a lone caller's
+_MOST_WORKERS = 64
+
+
+class WorkerCounts:
+    """How many cores each worker uses now, in memory that they share; the place of one that ended is taken anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a place in the file, which is made where it is not there.
+
+        Raises:
+            OSError: the file cannot be written, or all places are taken.
+        """
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._file, _MOST_WORKERS * 4)
+        self._own = self._claim()
+        self._counts = memoryview(mmap.mmap(self._file, _MOST_WORKERS * 4)).cast("i")
+        self._counts[self._own] = 0
+
+    def set(self, count: int) -> None:
+        """Tell how many cores this worker uses."""
+        self._counts[self._own] = count
+
+    def others(self) -> int:
+        """Return how many cores all other workers use."""
+        return sum(self._counts) - self._counts[self._own]
+
+    def _claim(self) -> int:
+        for place in range(_MOST_WORKERS):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)  # until this process ends
+            except OSError:
+                continue
+            return place
+        raise OSError(f"all {_MOST_WORKERS} places of workers are taken")
+
+
+class Cores:
+    """Hands cores to batches. To be used from one event loop."""
+
+    def __init__(
+        self,
+        count: int,
+        share: int | None = None,
+        workers: WorkerCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Hand out `count` cores.
+
+        Args:
+            count: cores that there are.
+            share: those of them that this process may use at any time; more, where other workers leave them idle.
+            workers: what other workers use; None where there are none.
+            clock: monotonic seconds.
+        """
+        self._count = count
+        self._share = share or count
+        self._workers = workers
+        self._clock = clock
+        self._busy = 0
+        self._crowded_at = clock() - _CROWD_SECONDS
+        self._was_alone = False
+        self._waiting: OrderedDict[Callable[[], None], None] = OrderedDict()
+
+    @property
+    def free(self) -> int:
+        """How many batches could begin now, each on one core."""
+        return max(self._share - self._busy, self._count - self._busy - self._others(), 0)
+
+    def take(self, ready: Callable[[], None], *, alone: bool) -> int:
+        """Take cores for a batch: one, or all for a batch that is alone, or none.
+
+        Args:
+            ready: is called when a core is free again, if there is none now.
+            alone: whether nobody else waits where the batch comes from.
+        """
+        alone = alone and not self._waiting and not self._busy and not self._others()
+        if alone and (self._was_alone or self._clock() - self._crowded_at > _CROWD_SECONDS):
+            taken = self._count
+        elif self.free:
+            taken = 1
+        else:
+            taken = 0
+            self._waiting[ready] = None
+        if not alone:
+            self._crowded_at = self._clock()
+        self._was_alone = alone
+        self._use(taken)
+        return taken
+
+    def give_back(self, taken: int) -> None:
+        """Give back what a batch took; who has waited longest is called."""
+        self._use(-taken)
+        while self._waiting and self.free:
+            ready, _ = self._waiting.popitem(last=False)
+            ready()
+
+    def _use(self, more: int) -> None:
+        self._busy += more
+        if self._workers is not None and more:
+            self._workers.set(self._busy)
+
+    def _others(self) -> int:
+        return self._workers.others() if self._workers is not None else 0
