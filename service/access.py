@@ -157,14 +157,15 @@ def is_open(path: str) -> bool:
 
 
 def _secret_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the key itself; a proxy may have a bearer token of its own, so X-API-Key goes first."""
     secret = b""
     for name, value in headers:
+        if name == b"x-api-key":
+            return value.strip()
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")
             if scheme.lower() == b"bearer":
-                return credentials.strip()
-        elif name == b"x-api-key":
-            secret = value.strip()
+                secret = credentials.strip()
     return secret
 
 

@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         docs_url=None,
         static_url=documentation.FILES,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.settings = settings

@@ -16,7 +16,7 @@ from service.supervisor import Plan
 from service.tls import tls_context
 
 WORKER_APP = "service.app:create_worker_app"
-BACKLOG = 2048
+BACKLOG = 2048  # connections that wait to be accepted, while a worker is replaced, say
 _STOP_SECONDS = 5.0  # for a worker to stop its engines, after the last answer
 
 
@@ -45,7 +45,7 @@ def plan_of(settings: Settings, app: str, listeners: list[socket.socket]) -> Pla
         address=f"{'https' if settings.tls_cert else 'http'}://{host}:{port}",
         listeners=[listener.fileno() for listener in listeners],
         workers=settings.workers,
-        stop_seconds=(settings.shutdown_delay_ms + settings.request_timeout_ms) / 1000 + _STOP_SECONDS,
+        stop_seconds=settings.shutdown_delay_ms / 1000 + settings.longest_timeout_seconds + _STOP_SECONDS,
         log_level=settings.log_level,
     )
 

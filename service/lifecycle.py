@@ -4,6 +4,8 @@ Knows no signal, no server and no model: whoever finds something out says it her
 answers for the process (health checks, the server) looks here.
 """
 
+import os
+
 
 class Lifecycle:
     """Said once, and not taken back: a process that stops does not start again."""
@@ -26,3 +28,14 @@ class Lifecycle:
         if self.fault:
             return f"this process ends: {self.fault}"
         return "this process was asked to stop" if self.stopping else ""
+
+
+def lives(pid: int) -> bool:
+    """Say whether there is a process of this number."""
+    try:
+        os.kill(pid, 0)  # sends nothing: it asks whether the process is there
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -16,6 +16,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.batching import Dropped
+from service.lifecycle import lives
 from service.traffic import Totals
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -254,9 +255,7 @@ def _forget_the_dead(folder: Path) -> None:
     """Take the gauges of workers that were killed out of the sums."""
     for path in folder.glob("gauge_live*_*.db"):
         pid = int(path.stem.rpartition("_")[2])
-        try:
-            os.kill(pid, 0)  # sends nothing: it asks whether the process is there
-        except ProcessLookupError:
+        if not lives(pid):
             prometheus_multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 
 from model import errors as model_errors
@@ -154,6 +155,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer the framework's 404, 405 and the like."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ServiceError):  # which FastAPI met while it read the body
+        return error_response(request, error.__cause__)
+    if isinstance(error.__cause__, ClientDisconnect):
+        raise error.__cause__
     status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
     if status is HTTPStatus.BAD_REQUEST:  # a body that is not even text, where JSON was expected
         return problem_response(request, problem_of(service_errors.InvalidRequest(str(error.detail))))

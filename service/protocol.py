@@ -51,6 +51,15 @@ class Refused(Exception):
         self.status = status
 
 
+class _LastAnswer:
+    """What the last request of a connection has for a transport: it closes when the answer can have been read."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.close_after_answer
+
+
 class Traffic(ServerState):
     """What all connections of a process share: limits, time, and who is to send something."""
 
@@ -60,6 +69,7 @@ class Traffic(ServerState):
         self.max_header_bytes = settings.max_header_bytes
         self.header_seconds = settings.header_timeout_ms / 1000
         self.body_seconds = settings.body_timeout_ms / 1000
+        self.keep_alive_seconds = settings.keep_alive_ms / 1000
         self.bytes_per_second = settings.min_body_bytes_per_second
         self.now = 0.0
         self.waiting: dict[Connection, None] = {}  # for a request, the longest first
@@ -82,7 +92,10 @@ class Traffic(ServerState):
         step = min(seconds, 2 * TICK_SECONDS)
         self.now += step
         for connection in (*self.open, *self.ending):
-            connection.check(step)
+            try:
+                connection.check(step)
+            except Exception:  # one connection must not end the watch over all
+                _log.exception("looking after a connection failed")
 
     def make_room(self) -> bool:
         """Close the connection that has waited longest for a request, if one has."""
@@ -225,8 +238,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.stage, self.since = Stage.BODY, self.traffic.now
         self.traffic.waiting.pop(self, None)
-        if self.traffic.stopping:
-            self.cycle.keep_alive = False
+        if self.traffic.stopping or not self.cycle.keep_alive:
+            self._make_last(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body in."""
@@ -261,7 +274,7 @@ class Connection(HttpToolsProtocol):
         """Go on to the next request."""
         self.server_state.total_requests += 1
         self._answering = None
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self in self.traffic.ending:
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -278,7 +291,18 @@ class Connection(HttpToolsProtocol):
     def make_last(self) -> None:
         """Let the connection end with the answer to what has come so far."""
         if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
+            self._make_last(self.cycle)
+
+    def _make_last(self, cycle: RequestResponseCycle) -> None:
+        cycle.keep_alive = False
+        cycle.transport = cast("asyncio.Transport", _LastAnswer(self))
+
+    def close_after_answer(self) -> None:
+        """End with the answer that is written; a body that is still on its way is let come, and passed over."""
+        if self.stage is Stage.BODY:
+            self.end(lingers=True)
+        else:
+            self.transport.close()
 
     def abandon(self) -> None:
         """End at once, whatever is not answered."""
@@ -301,12 +325,16 @@ class Connection(HttpToolsProtocol):
     def check(self, step: float) -> None:
         """See whether the other side has had its time, of which `step` seconds have passed since the last look."""
         traffic, waited = self.traffic, self.traffic.now - self.since
-        if self in traffic.ending:
-            if waited > LAST_WORD_SECONDS:
-                self.transport.abort()
-        elif self._is_unread(step):
+        if self._is_unread(step):
             traffic.count("answer_not_read")
             self.abandon()
+        elif self in traffic.ending:
+            if self.transport.get_write_buffer_size():
+                self.since = traffic.now
+            elif waited > LAST_WORD_SECONDS:
+                self.transport.abort()
+        elif self.transport.is_closing():  # once what is written is read
+            return
         elif self.flow.read_paused and self._has(select.POLLRDHUP):
             self.abandon()
         elif self._deaf:  # until the answers before the refusal are out
@@ -314,7 +342,7 @@ class Connection(HttpToolsProtocol):
         elif self.flow.read_paused or (self.cycle is not None and self.cycle.waiting_for_100_continue):
             self.since += step
         elif self.idle and (traffic.draining or self.stage is Stage.BETWEEN):
-            allowed_seconds = FAREWELL_SECONDS if traffic.draining else self.timeout_keep_alive
+            allowed_seconds = FAREWELL_SECONDS if traffic.draining else traffic.keep_alive_seconds
             if waited > allowed_seconds and not self._has(select.POLLIN):  # a request that the loop has not read yet
                 self.end()
         elif self.stage is Stage.BODY and waited > self._body_seconds():
@@ -326,8 +354,6 @@ class Connection(HttpToolsProtocol):
 
     def _has(self, events: int) -> bool:
         """Ask the system what the loop does not tell (yet): whether there is something to read, or nobody any more."""
-        if self.transport.is_closing():
-            return True
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket"), events)
         return bool(poll.poll(0))
@@ -354,29 +380,30 @@ class Connection(HttpToolsProtocol):
         if self._answering is None or self._answering is own:
             if self._answering is None or not self._answering.response_started:
                 silent = own is not None and own.response_complete
-                self.end(b"" if silent else self._plain(refused))
+                self.end(b"" if silent else self._plain(refused), lingers=not silent)
             else:
                 self.abandon()
             return
         if own is not None:
             self._forsake([self.pipeline.popleft()[0]])
         self.cycle = self.pipeline[0][0] if self.pipeline else self._answering
-        self.cycle.keep_alive = False
+        self._make_last(self.cycle)
 
-    def end(self, answer: bytes = b"") -> None:
-        """Say a last word and close, when the other side has read it or has had the time to."""
+    def end(self, answer: bytes = b"", *, lingers: bool = False) -> None:
+        """Say a last word and close; where it `lingers`, when the other side has read it or has had the time to."""
         self._deaf = True
         self._forsake(list(self._unanswered()))
         self.connections.discard(self)
         self.traffic.waiting.pop(self, None)
         self.since = self.traffic.now
-        lingers = answer and self.transport.can_write_eof() and len(self.traffic.ending) < MAX_LAST_WORDS
+        lingers = lingers and self.transport.can_write_eof() and len(self.traffic.ending) < MAX_LAST_WORDS
         self.traffic.ending.add(self)
         if self.transport.is_closing():
             return
         self.transport.write(answer)
         if lingers:  # what is still on its way would reset a closed connection, and the answer with it
             self.transport.write_eof()
+            self.flow.resume_reading()
         else:
             self.transport.close()
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from service.access import Access, key_of
+from service.access import METRICS_PATH, Access, key_of
 from service.keys import Role
 from service.openapi import problems
 
@@ -29,19 +29,40 @@ def key_needed() -> dict[str, Any]:
     return {"dependencies": [bearer], "responses": problems(*_OF_KEYS)}
 
 
-class AdminRoute(APIRoute):
-    """A route that asks for an admin key before it reads anything else of the request."""
+class _GuardedRoute(APIRoute):
+    """A route that asks for a key by itself, before it reads anything else of the request."""
+
+    def needed(self, access: Access) -> Role | None:
+        """Return the role of the key."""
+        raise NotImplementedError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         answer = super().get_route_handler()
 
-        async def answer_admin(request: Request) -> Response:
+        async def answer_guarded(request: Request) -> Response:
             access: Access = request.app.state.access
-            access.require(key_of(request.scope), Role.ADMIN)
+            if role := self.needed(access):
+                access.require(key_of(request.scope), role)
             return await answer(request)
 
-        return answer_admin
+        return answer_guarded
+
+
+class AdminRoute(_GuardedRoute):
+    """A route for administrators."""
+
+    def needed(self, access: Access) -> Role:
+        """Return the role of the key."""
+        return Role.ADMIN
+
+
+class MetricsRoute(_GuardedRoute):
+    """The route of the metrics, also under spellings of its path that `LetIn` does not know for it."""
+
+    def needed(self, access: Access) -> Role | None:
+        """Return the role of the key, if there is to be one."""
+        return access.needed_for(METRICS_PATH)
 
 
 def admin_router(*statuses: int) -> APIRouter:

@@ -27,10 +27,11 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.importer import import_from_string
 from uvicorn.server import HANDLED_SIGNALS
 
+from service.launch import BACKLOG
 from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
-from service.protocol import LAST_WORD_SECONDS, TICK_SECONDS, Connection, Traffic
+from service.protocol import FAREWELL_SECONDS, LAST_WORD_SECONDS, TICK_SECONDS, Connection, Traffic
 from service.settings import Settings
 from service.tls import tls_context
 
@@ -69,6 +70,7 @@ class Server(UvicornServer):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
             )
         )
         self.server_state = self.traffic = Traffic(settings, metrics.refused_connections)
@@ -132,7 +134,10 @@ class Server(UvicornServer):
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
         listeners = sockets or []
-        self.servers = [await loop.create_server(self._connect, sock=s.dup(), **self._tls_options()) for s in listeners]
+        self.servers = [
+            await loop.create_server(self._connect, sock=s.dup(), backlog=BACKLOG, **self._tls_options())
+            for s in listeners
+        ]
         self._pulse = loop.create_task(self._keep_time())
         self.started = True
 
@@ -146,7 +151,9 @@ class Server(UvicornServer):
         await asyncio.sleep(self.settings.shutdown_delay_ms / 1000)
         self.traffic.drain()
         await self._stop_listening(sockets or [])
-        if not await self._within(self.settings.request_timeout_ms / 1000, self._is_done):
+        if self.tls is not None:  # a connection is known here once its handshake is done
+            await asyncio.sleep(FAREWELL_SECONDS)
+        if not await self._within(self.settings.longest_timeout_seconds, self._is_done):
             _log.warning("%d requests are left without an answer: their time is over", len(self.traffic.tasks))
             await self._leave_off()
         await self.lifespan.shutdown()
@@ -168,10 +175,7 @@ class Server(UvicornServer):
         while True:
             await self.on_tick(ticks)
             now = loop.time()
-            try:
-                self.traffic.pass_time(now - looked)
-            except Exception:  # one connection must not end the watch over all
-                _log.exception("looking after the connections failed")
+            self.traffic.pass_time(now - looked)
             if self._line is not None and ticks % _TICKS_PER_BEAT == 0:
                 with suppress(OSError):  # a supervisor that is gone is heard of elsewhere
                     self._line.send(BEAT, socket.MSG_DONTWAIT)

@@ -127,6 +127,13 @@ class Settings(BaseModel):
         description="Time for a request's body to arrive (then 408) or for an answer to be read, milliseconds; bytes "
         "that move earn more.",
     )
+    keep_alive_ms: int = Field(
+        default=75_000,
+        ge=100,
+        le=3_600_000,
+        description="Time that a connection is kept open for its next request, milliseconds; more than whoever asks "
+        "(a proxy, a load balancer) keeps it.",
+    )
     min_body_bytes_per_second: int = Field(
         default=16 * 2**10,
         ge=1,
@@ -232,15 +239,19 @@ class Settings(BaseModel):
         "tls_cert",
         "tls_key",
         "admin_key",
-        "api_keys",
-        "api_keys_file",
-        "metrics_key",
         "cors_origins",
         mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("api_keys_file", "metrics_key", mode="before")
+    @classmethod
+    def _empty_would_open(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("it is empty, which would let everybody in: leave it out if that is meant")
+        return value
 
     @field_validator("admin_key", "metrics_key", mode="before")
     @classmethod
@@ -304,6 +315,11 @@ class Settings(BaseModel):
     def share_of_cores(self) -> int:
         """Cores that this process may use at any time."""
         return max(1, self.cores // self.workers)
+
+    @property
+    def longest_timeout_seconds(self) -> float:
+        """For how long a request may be answered, whatever it asks for."""
+        return max(self.request_timeout_ms, self.longest_timeout.value) / 1000
 
     @property
     def compute_threads(self) -> int:

@@ -190,13 +190,35 @@ class Supervisor:
     def _fill(self) -> None:
         for place in self._places:
             if place.worker is None and self._stopped_at is None and place.due <= time.monotonic():
-                place.worker = self._start()
+                try:
+                    place.worker = self._start()
+                except OSError as error:  # no process, descriptor or memory to be had: those that serve go on
+                    self._on_no_start(place, error)
+
+    def _on_no_start(self, place: Place, error: OSError) -> None:
+        if not self._serving:
+            _log.error("no worker can be started: %s", error)
+            self._exit_code = FORCED
+            self._stop()
+            return
+        pause = self._pause_after(place, 0.0)
+        _log.error("a worker cannot be started, and is tried again in %.1f s: %s", pause, error)
+        place.due = time.monotonic() + pause
 
     def _start(self) -> Worker:
         ours, theirs = socket.socketpair()
+        try:
+            return self._start_with(ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _start_with(self, ours: socket.socket, theirs: socket.socket) -> Worker:
         descriptors = [*self._plan.listeners, theirs.fileno()]
         arguments = {"app": self._plan.app, "listeners": self._plan.listeners, "line": theirs.fileno()}
-        with theirs, holding_signals():
+        with holding_signals():
             process = subprocess.Popen(  # noqa: S603  our own interpreter, our own module
                 command("service.server", arguments),
                 env=self._environment,

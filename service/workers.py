@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from service.lifecycle import lives
 from service.schemas import WorkerOut
 
 
@@ -47,7 +48,7 @@ class WorkerBoard:
         for path in [] if self._folder is None else self._folder.glob("worker-*.json"):
             worker = _read(path)
             if worker is not None and worker.pid != own.pid:
-                if _lives(worker.pid):
+                if lives(worker.pid):
                     standing.append(worker)
                 else:
                     path.unlink(missing_ok=True)
@@ -63,13 +64,3 @@ def _read(path: Path) -> WorkerOut | None:
         return WorkerOut.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):  # it has just gone
         return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # sends nothing: it asks whether the process is there
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

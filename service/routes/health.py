@@ -10,9 +10,10 @@ from service.hosting import ModelHost
 from service.lifecycle import Lifecycle
 from service.openapi import content
 from service.schemas import Health, Liveness, ModelOut, Readiness
+from service.security import MetricsRoute
 
 router = APIRouter(tags=["health"])
-metrics_router = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["health"], route_class=MetricsRoute)
 
 _NOT_READY = 503
 _UNTOLD = "who has an API key is told"

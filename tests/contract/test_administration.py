@@ -126,6 +126,13 @@ async def test_a_missing_or_wrong_key_is_refused_and_changes_nothing(registry: R
     assert (state_of(registry), registry.numbers("tiny")) == (before, [1, 2, 3])
 
 
+async def test_a_body_beyond_the_limit_is_told_by_its_name(registry: Registry) -> None:
+    async with running(Path(registry.address), admin_key=KEY, max_body_bytes=1024) as client:
+        headers = {"Authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        answer = await client.put(f"{TINY}/traffic", content=b"{" + b" " * 2000, headers=headers)
+        assert assert_problem(answer, 413, "body-too-large", "1024")["setting"] == "HUBEL_MAX_BODY_BYTES"
+
+
 async def test_the_key_is_asked_for_before_a_body_or_a_name_is_looked_at(registry: Registry) -> None:
     async with running(Path(registry.address), admin_key=KEY) as client:
         for path, content in ((f"{TINY}/aliases/trial", b"{"), ("/v1/models/dogs/traffic", b"{}")):

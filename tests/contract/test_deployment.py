@@ -78,7 +78,7 @@ def test_all_that_the_service_writes_is_on_a_volume_or_in_bounded_memory(
     ((path, options),) = [entry.split(":") for entry in hubel["tmpfs"]]
     (mebibytes,) = re.findall(r"size=([0-9]+)m\b", options)
     assert path == "/tmp"
-    assert int(mebibytes) * 2**20 > Settings().max_pending_body_bytes
+    assert int(mebibytes) >= 512  # archives that administrators send pass through it
 
 
 def test_the_image_serves_as_a_user_without_rights_and_is_looked_after(dockerfile: str) -> None:

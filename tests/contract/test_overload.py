@@ -112,7 +112,6 @@ async def test_the_bytes_of_all_bodies_together_are_bounded(published_tiny: Path
             await more.wait()
             yield b""
 
-        limits = client._transport.app  # type: ignore[attr-defined]
         holding = asyncio.create_task(client.post(PREDICT, content=slowly()))
         await asyncio.sleep(0.1)
         refused = await client.post(PREDICT, content=IMAGE)
@@ -121,7 +120,6 @@ async def test_the_bytes_of_all_bodies_together_are_bounded(published_tiny: Path
         more.set()
         assert (await holding).status_code == 200
         assert (await client.post(PREDICT, content=IMAGE)).status_code == 200
-        assert limits
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(300, "timeout_ms"), (90_000, "max_timeout_ms")])

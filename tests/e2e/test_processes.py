@@ -185,6 +185,19 @@ def test_a_stop_under_load_fails_no_request(workers: int, tmp_path: Path) -> Non
     assert "Traceback" not in running.log.read_text()
 
 
+def test_who_is_in_a_tls_handshake_at_a_stop_is_answered(tmp_path: Path, tool: ToolFinder) -> None:
+    cert, key = certificate(tool("openssl"), tmp_path / "own")
+    with service(tmp_path, HUBEL_TLS_CERT=str(cert), HUBEL_TLS_KEY=str(key)) as running:
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), 10) as plain:
+            time.sleep(0.1)
+            running.process.terminate()
+            time.sleep(0.3)
+            with ssl.create_default_context(cafile=str(cert)).wrap_socket(plain, server_hostname="127.0.0.1") as caller:
+                caller.sendall(b"GET / HTTP/1.1\r\nHost: hubel\r\n\r\n")
+                assert b" 200 OK" in caller.recv(4096)
+        assert running.process.wait(10) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_a_signal_to_the_whole_group_is_one_order(number: signal.Signals, tmp_path: Path) -> None:
     with service(tmp_path, workers=2) as running:

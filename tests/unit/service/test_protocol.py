@@ -5,8 +5,12 @@ import itertools
 import logging
 import re
 import socket
+import struct
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 
 from service import protocol, server
-from service.launch import listen
+from service.launch import BACKLOG, listen
 from service.protocol import MAX_PIPELINED, Connection, Traffic
 from service.server import Server
 from service.settings import Settings
@@ -25,6 +29,7 @@ from tests.tiny_service import create_app
 pytestmark = pytest.mark.anyio
 GET = b"GET / HTTP/1.1\r\nHost: hubel\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: hubel\r\n"
+MOST_IN_BACKLOG = int(Path("/proc/sys/net/core/somaxconn").read_text())
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -159,8 +164,7 @@ async def test_a_head_in_drops_has_no_more_time_than_one_at_once() -> None:
 
 
 async def test_empty_lines_do_not_keep_an_idle_connection_open() -> None:
-    async with site() as service:
-        service.server.config.timeout_keep_alive = 1
+    async with site(keep_alive_ms=1000) as service:
         client = await service.connect(GET)
         await client.answer()
         await client.drip(b"\r\n", 65)
@@ -287,6 +291,45 @@ async def test_who_leaves_ends_what_is_done_for_it_and_what_waits_behind(caplog:
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged that somebody would have to read."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_an_answer_before_the_body_is_read_reaches_callers_that_close() -> None:
+    async with site() as service:
+        url = f"http://127.0.0.1:{service.port}/early"
+        for size in (1000, 500_000, 5_000_000):
+            answers = await asyncio.gather(*(asyncio.to_thread(ask_and_close, url, size) for _ in range(4)))
+            assert answers == [413] * 4
+        async with asyncio.timeout(10):
+            while service.server.traffic.ending:
+                await asyncio.sleep(0.02)
+
+
+def ask_and_close(url: str, size: int) -> int:
+    """Ask with a body as urllib does, which announces that the connection is to end; return the status."""
+    try:
+        status: int = urllib.request.urlopen(url, data=b"x" * size, timeout=10).status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    return status
+
+
+async def test_a_large_last_answer_is_given_in_full_to_who_reads_slowly() -> None:
+    async with site() as service:
+        head = b"POST /big HTTP/1.0\r\nContent-Length: 300000\r\n\r\n"
+        client = await service.connect(head + b"x" * 300_000)
+        got = 0
+        async with asyncio.timeout(20):
+            while more := await client.reader.read(2**20):
+                got += len(more)
+                await asyncio.sleep(0.02)
+        assert got > 30_000_000
+
+
+async def test_the_backlog_is_as_long_while_a_process_serves() -> None:
+    async with site() as service:
+        (listener,) = service.server.servers[0].sockets
+        told = struct.unpack("8B6I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32))
+        assert told[-1] == min(BACKLOG, MOST_IN_BACKLOG)
 
 
 async def test_requests_in_one_go_are_answered_in_order_up_to_a_number(caplog: pytest.LogCaptureFixture) -> None:
@@ -442,7 +485,10 @@ async def conversation(pieces: list[bytes]) -> bytes:
             await asyncio.sleep(0)
     for _ in range(200):
         await asyncio.sleep(0)
-    traffic.pass_time(0.1)
+    for _ in range(3):  # past every limit
+        traffic.pass_time(0.1)
+        traffic.now += 1000
+        await asyncio.sleep(0)
     connection.connection_lost(None)
     await asyncio.sleep(0)
     assert not faults

@@ -67,16 +67,27 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_passed_over() -> N
 
 
 def test_cores_are_divided_by_the_workers() -> None:
-    alone = Settings().compute_threads
-    assert Settings(workers=64).compute_threads == 1
+    assert Settings(workers=64).share_of_cores == 1
+    assert Settings(workers=1).share_of_cores == Settings().cores
     assert Settings(threads=7, workers=2).compute_threads == 7
-    assert alone >= 1
+    assert Settings(workers=64).compute_threads == Settings().cores
+
+
+OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
 
 
 def test_every_setting_is_described_and_has_its_variable() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
-        assert load_settings({variable_of(name): "" if field.default is None else str(field.default)}) == Settings()
+        if name not in OPEN_WITHOUT:
+            assert load_settings({variable_of(name): "" if field.default is None else str(field.default)}) == Settings()
+
+
+def test_what_is_empty_by_mistake_opens_nothing() -> None:
+    assert load_settings({"HUBEL_API_KEYS": ""}).asks_for_keys
+    for variable in ("HUBEL_API_KEYS_FILE", "HUBEL_METRICS_KEY"):
+        with pytest.raises(SettingsError, match=rf"{variable} is .*would let everybody in"):
+            load_settings({variable: ""})
 
 
 def test_the_key_that_a_client_sends_is_no_setting_of_the_service() -> None:

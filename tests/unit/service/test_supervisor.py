@@ -10,7 +10,7 @@ import pytest
 from service.errors import SettingsError
 from service.launch import listen, plan_of
 from service.settings import Settings, load_settings, variables_of
-from service.supervisor import Place, Supervisor
+from service.supervisor import FORCED, Place, Plan, Supervisor
 from service.tls import tls_context
 from tests.conftest import ToolFinder
 from tests.tiny_service import APP
@@ -36,6 +36,32 @@ def test_a_worker_that_ends_soon_again_and_again_is_waited_for_longer_and_longer
     assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     assert Supervisor._pause_after(place, lived_seconds=60.0) == 0.0
     assert Supervisor._pause_after(place, lived_seconds=1.0) == 0.0
+
+
+def no_process(*_: object, **__: object) -> None:
+    """Fail as the system does where there may be no more processes."""
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+
+
+def test_a_worker_that_cannot_be_started_costs_none_of_those_that_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    supervisor = Supervisor(Plan(APP, "http://hubel", [], 1, 1.0))
+    supervisor._serving = True
+    before = len([*Path("/proc/self/fd").iterdir()])
+    supervisor._fill()
+    supervisor._fill()
+    (place,) = supervisor._places
+    assert place.worker is None
+    assert (supervisor._stopped_at, place.quick_ends) == (None, 2)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_service_whose_first_worker_cannot_be_started_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    supervisor = Supervisor(Plan(APP, "http://hubel", [], 2, 1.0))
+    supervisor._fill()
+    assert supervisor._stopped_at is not None
+    assert supervisor._exit_code == FORCED
 
 
 def test_a_port_in_use_is_told_with_its_variables() -> None:
