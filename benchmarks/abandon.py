@@ -1,7 +1,7 @@
-"""Clients that send half an image and vanish: what they leave behind, and what the others notice of them.
+"""Clients that send an image, or half of one, and vanish: what they leave behind, and what the others notice of them.
 
 `make abandon`, or `python -m benchmarks.abandon --clients 10000`. Half of them close their connection, half reset
-it, while eight others ask and wait. Ends with 1 where a bar is missed.
+it; of both, half have sent all of their image; while eight others ask and wait. Ends with 1 where a bar is missed.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,15 +32,15 @@ PER_SECOND = 250.0
 PLACES = 64  # in the queue: a request with as many images is let in if none is lost
 
 
-def vanish(port: int, start: bytes, clients: int, per_second: float, seed: int) -> int:
-    """Let clients begin a request and go away; return how many could connect."""
-    return asyncio.run(_vanish(port, start, clients, per_second, seed))
+def vanish(port: int, starts: Sequence[bytes], clients: int, per_second: float, seed: int) -> int:
+    """Let clients send one of `starts` after the other and go away; return how many could connect."""
+    return asyncio.run(_vanish(port, starts, clients, per_second, seed))
 
 
-async def _vanish(port: int, start: bytes, clients: int, per_second: float, seed: int) -> int:
+async def _vanish(port: int, starts: Sequence[bytes], clients: int, per_second: float, seed: int) -> int:
     chance, room = random.Random(seed), asyncio.Semaphore(AT_ONCE)
 
-    async def begin(pause: float, reset: bool) -> bool:
+    async def begin(start: bytes, pause: float, reset: bool) -> bool:
         async with room:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -58,7 +59,9 @@ async def _vanish(port: int, start: bytes, clients: int, per_second: float, seed
     for number in range(clients):
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         due += 1 / per_second
-        begun.append(asyncio.create_task(begin(chance.uniform(0, 0.05), number % 2 == 0)))
+        begun.append(
+            asyncio.create_task(begin(starts[number // 2 % len(starts)], chance.uniform(0, 0.05), number % 2 == 0))
+        )
     return sum(await asyncio.gather(*begun))
 
 
@@ -77,10 +80,9 @@ def abandon(clients: int, per_second: float = PER_SECOND) -> list[Bar]:
         others.ask(url, image, clients=8, seconds=2)
         descriptors, memory = settled_descriptors(pid, 0), resident_bytes(pid)
         without = others.ask(url, image, clients=8, seconds=min(seconds, 20.0))
-        head = head_of(url, image)
-        connected = vanishing.run(
-            vanish, urlsplit(url).port or 0, head + image[: len(image) // 2], clients, per_second, seed=1
-        )
+        whole = head_of(url, image) + image
+        starts = [whole[: -len(image) // 2], whole]
+        connected = vanishing.run(vanish, urlsplit(url).port or 0, starts, clients, per_second, seed=1)
         during = others.ask(url, image, clients=8, seconds=seconds)
         came = connected.result()
         left = settled_descriptors(pid, descriptors)

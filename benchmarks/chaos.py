@@ -43,6 +43,7 @@ PER_SECOND = 80.0
 WORKERS = 2
 VERSIONS = (1, 2)
 READY_SECONDS = 30.0
+GOOD_PERCENT = 95.0
 NEAR_SECONDS = 1.0  # an end is noticed late, and a request that was sent after it may still have met it
 ENGINE_TIMEOUT_MS = 1000
 STOP_SECONDS = 5.0  # that the service gives an engine which was asked to stop
@@ -84,6 +85,7 @@ class Mischief:
     def __init__(self, server: Server, root: Path, image: bytes, seed: int) -> None:
         self.done: Counter[str] = Counter()
         self.ends: list[float] = []
+        self.kinds: set[str] = set()
         self._server = server
         self._root = root
         self._image = image
@@ -94,13 +96,15 @@ class Mischief:
     def start(self, seconds: float) -> None:
         """Begin, and do each of these things a few times in `seconds`."""
         unit = seconds / 30
-        for pause, do in (
+        plan = (
             (4 * unit, self.kill_a_worker),
             (9 * unit, self.hang_an_engine),
             (8 * unit, self.take_the_registry_away),
             (unit, self.promote),
             (3 * unit, self.vanish),
-        ):
+        )
+        self.kinds = {do.__name__ for _, do in plan}
+        for pause, do in plan:
             self._threads.append(threading.Thread(target=self._repeat, args=(do, pause, self._chance.random())))
         for thread in self._threads:
             thread.start()
@@ -128,7 +132,9 @@ class Mischief:
         with suppress(httpx.HTTPError):
             httpx.post(self._server.url + "/v1/predict", content=picture(HANG), timeout=STOP_SECONDS + 5)
         deadline = time.monotonic() + STOP_SECONDS + 5
-        while before <= set(self._server.workers) and time.monotonic() < deadline:
+        while before <= set(self._server.workers):
+            if time.monotonic() > deadline:
+                raise TimeoutError("no process was replaced")
             time.sleep(0.02)
         self.ends.append(time.monotonic())
 
@@ -148,7 +154,7 @@ class Mischief:
         """Let clients begin a request and go away."""
         url = self._server.url + "/v1/predict"
         start = head_of(url, self._image) + self._image[:1000]
-        vanish(urlsplit(url).port or 0, start, 50, 200.0, self._chance.randrange(1000))
+        vanish(urlsplit(url).port or 0, [start], 50, 200.0, self._chance.randrange(1000))
 
     def _repeat(self, do: Callable[[], None], pause: float, first: float) -> None:
         chance = random.Random(first)
@@ -259,7 +265,11 @@ def judge(
         Bar.figure("requests", f"{len(samples)}"),
         Bar.figure("ends, by status (0: broken)", ", ".join(f"{s}: {n}" for s, n in sorted(statuses.items()))),
         Bar.figure("mischief", ", ".join(f"{n} {what}" for what, n in sorted(mischief.done.items()))),
-        Bar.figure("good images answered", f"{len(good) / len(should):.2%}"),
+        Bar.at_least(
+            "kinds of mischief that were done", len(mischief.done.keys() & mischief.kinds), len(mischief.kinds)
+        ),
+        Bar.at_most("hanging engines whose process was not replaced", mischief.done["hang_an_engine: TimeoutError"], 0),
+        Bar.at_least("good images answered", 100 * len(good) / len(should), GOOD_PERCENT, " %"),
         Bar.figure("of those, p50 and p99", " and ".join(f"{milliseconds(good, p):.0f} ms" for p in (50, 99))),
         Bar.at_most("wrong answers", len(wrong), 0),
         Bar.figure("connections that broke as a worker ended", str(len(broken) - len(unexplained))),

@@ -69,7 +69,7 @@ class Overload:
     @property
     def goodput(self) -> float:
         """Share of the best that was kept up."""
-        return len(self.answered) / self.seconds / self.best_per_second
+        return answered_per_second(self.course.samples, self.seconds) / self.best_per_second
 
     def figures(self) -> list[Bar]:
         """What is only to be known."""
@@ -118,8 +118,9 @@ def alone(sender: Sender, url: str, image: bytes, seconds: float) -> float:
 
 
 def answered_per_second(samples: Sequence[Sample], seconds: float) -> float:
-    """Return how many requests were answered in a second."""
-    return sum(sample.status == OK for sample in samples) / seconds
+    """Return how many requests were answered in a second, of those answered before the time was over."""
+    over = min(sample.asked for sample in samples) + seconds
+    return sum(sample.status == OK and sample.asked + sample.seconds <= over for sample in samples) / seconds
 
 
 @contextmanager

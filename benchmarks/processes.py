@@ -29,8 +29,15 @@ def settled_descriptors(pid: int, wanted: int) -> int:
 
 
 def metric(text: str, name: str) -> float:
-    """Sum the samples of one name in the text of /metrics."""
-    return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+    """Sum the samples of one name in the text of /metrics.
+
+    Raises:
+        LookupError: there is none.
+    """
+    values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+    if not values:
+        raise LookupError(f"the metrics have no {name}: {text[:200]}")
+    return sum(map(float, values))
 
 
 class MemoryWatch:

@@ -1,7 +1,8 @@
-"""A quarter of an hour at four fifths of what the service can do: does anything grow, slow down or fail?
+"""A quarter of an hour at four fifths of what the service can do: does anything grow, is anything left, does any fail?
 
-`make soak`, or `python -m benchmarks.soak --seconds 900`. First clients who wait find out what the service can do;
-then requests arrive by themselves at 80 % of that. Ends with 1 where a bar is missed.
+`make soak`, or `python -m benchmarks.soak --seconds 900`. Every minute, clients who wait find out for some seconds what
+the service can do now, since other work on the machine comes and goes; then requests arrive by themselves at 80 % of
+that. Ends with 1 where a bar is missed.
 """
 
 import argparse
@@ -10,16 +11,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.arrivals import Plan, Sender
+from benchmarks.arrivals import Course, Plan, Sender
 from benchmarks.bars import Bar, show
-from benchmarks.load import Sample, head_of, percentile
+from benchmarks.load import head_of, percentile
 from benchmarks.overload import OK, answered_per_second
 from benchmarks.processes import resident_bytes, settled_descriptors
 from benchmarks.server import serving
@@ -70,7 +71,9 @@ class Readings:
 
 
 def soak(registry: Path, model: str, image: bytes, seconds: float, closed_loop_seconds: float) -> list[Bar]:
-    """Serve, find the rate, keep it up, and look at the process meanwhile."""
+    """Serve, find the rate and keep it up again and again, and look at the process meanwhile."""
+    bests: list[float] = []
+    courses: list[Course] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         Sender() as sender,
@@ -78,41 +81,36 @@ def soak(registry: Path, model: str, image: bytes, seconds: float, closed_loop_s
     ):
         url = server.url + "/v1/predict"
         sender.ask(url, image, clients=CLIENTS, seconds=2)
-        best = answered_per_second(
-            sender.ask(url, image, clients=CLIENTS, seconds=closed_loop_seconds), closed_loop_seconds
-        )
-        plan = Plan(
-            port=urlsplit(url).port or 0,
-            requests=[head_of(url, image) + image],
-            per_second=SHARE * best,
-            seconds=seconds,
-        )
         (pid,) = server.workers
         descriptors = settled_descriptors(pid, 0)
+        over = time.monotonic() + seconds
         with Readings(pid, min(5.0, seconds / 20)) as readings:
-            course = sender.send(plan).result()
-        left = settled_descriptors(pid, descriptors)
-    failed = [sample for sample in course.samples if sample.status != OK]
-    minutes = p99s_by_minute(course.samples)
+            while (left := over - time.monotonic()) > closed_loop_seconds:
+                waited_for = sender.ask(url, image, clients=CLIENTS, seconds=closed_loop_seconds)
+                bests.append(answered_per_second(waited_for, closed_loop_seconds))
+                plan = Plan(
+                    port=urlsplit(url).port or 0,
+                    requests=[head_of(url, image) + image],
+                    per_second=SHARE * bests[-1],
+                    seconds=min(MINUTE, left) - closed_loop_seconds,
+                )
+                courses.append(sender.send(plan).result())
+        forgotten = settled_descriptors(pid, descriptors) - descriptors
+    samples = [sample for course in courses for sample in course.samples]
+    statuses = Counter(sample.status for sample in samples if sample.status != OK)
+    lags = [course.lag_p99 * 1000 for course in courses]
+    p99s = [percentile([sample.seconds for sample in course.samples], 99) * 1000 for course in courses]
     return [
-        Bar.figure("best with clients that wait", f"{best:.1f}/s"),
-        Bar.figure("requests", f"{len(course.samples)} in {seconds / MINUTE:.1f} minutes"),
-        Bar.figure("p99 by minute", ", ".join(f"{p99 * 1000:.0f}" for p99 in minutes) + " ms"),
-        Bar.figure("sender", f"{course.cpu_share:.0%} of a core, late by {course.lag_p99 * 1000:.1f} ms at p99"),
+        Bar.figure("best with clients that wait", f"{min(bests):.0f} to {max(bests):.0f}/s"),
+        Bar.figure("requests", f"{len(samples)} in {seconds / MINUTE:.1f} minutes"),
+        Bar.figure("p99 by minute", ", ".join(f"{p99:.0f}" for p99 in p99s) + " ms"),
+        Bar.figure("sender", f"{courses[-1].cpu_share:.0%} of a core, late by {max(lags):.1f} ms at p99"),
         Bar.figure("memory at the end", f"{readings.taken[-1].resident / 1e6:.0f} MB"),
         Bar.at_most("memory, slope", readings.slope(), SLOPE_MB_PER_MINUTE, " MB/min"),
-        Bar.at_most("descriptors left", left - descriptors, 0),
-        Bar.at_most("requests that failed", len(failed), 0),
+        Bar.at_most("descriptors left", forgotten, 0),
+        Bar.figure("ends that are not 200", ", ".join(f"{status}: {n}" for status, n in statuses.items()) or "none"),
+        Bar.at_most("requests that failed", statuses.total(), 0),
     ]
-
-
-def p99s_by_minute(samples: Sequence[Sample]) -> list[float]:
-    """Return the 99th percentile of the requests of each minute that was begun, in seconds."""
-    first = min(sample.asked for sample in samples)
-    by_minute: dict[int, list[float]] = {}
-    for sample in samples:
-        by_minute.setdefault(int((sample.asked - first) / MINUTE), []).append(sample.seconds)
-    return [percentile(by_minute[minute], 99) for minute in sorted(by_minute)]
 
 
 def main() -> None:

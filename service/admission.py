@@ -44,12 +44,13 @@ class Admission:
         self._max_bytes = max_bytes
         self._item_bytes = item_bytes
         self._clock = clock
-        self._busy_since = 0.0  # since when items have been there without a pause, or since the last of them left
+        self._last_finished = -math.inf
+        self._busy_since = -math.inf
         self._closed: ServiceError | None = None
 
     @contextmanager
-    def admit(self, count: int, deadline: Deadline) -> Iterator[None]:
-        """Hold places for `count` items that are to be answered by `deadline`.
+    def admit(self, count: int, deadline: Deadline) -> Iterator[float]:
+        """Hold places for `count` items that are to be answered by `deadline`; yields when they were let in.
 
         Raises:
             QueueFull: there are not so many places, or the answers would come too late; none is held then.
@@ -60,7 +61,7 @@ class Admission:
             self._busy_since = self._clock()
         self.admitted += count
         try:
-            yield
+            yield self._clock()
         finally:
             self.admitted -= count
 
@@ -92,26 +93,28 @@ class Admission:
                 self._max_bytes,
                 excess=excess,
             )
-        left = deadline.at - self._clock()
+        now = self._clock()
+        left = deadline.at - now
         wait = after * self.seconds_per_item * _CAUTION
-        if self.admitted and wait > left:  # where nobody waits, the prediction is put to the test
+        since = max(self._last_finished, self._busy_since)
+        if self.admitted and now - since <= wait > left:  # a prediction that nothing confirms is put to the test
             raise self._full(
                 f"an answer is expected in {wait * 1000:.0f} ms; the request has {max(left, 0.0) * 1000:.0f} ms left",
                 deadline.limit,
                 excess=math.ceil((wait - left) / self.seconds_per_item / _CAUTION),
             )
 
-    def finished(self, count: int) -> None:
-        """Learn from `count` items that have just been computed together."""
+    def finished(self, count: int, since: float) -> None:
+        """Learn from `count` items that have just been computed together, the first of which was let in at `since`."""
         now = self._clock()
-        latest = (now - self._busy_since) / count
+        latest = (now - max(self._last_finished, since)) / count
         known = (1 - _FORGOTTEN_PER_ITEM) ** count if self.seconds_per_item else 0.0
         self.seconds_per_item = known * self.seconds_per_item + (1 - known) * latest
-        self._busy_since = now
+        self._last_finished = now
 
     def failed(self) -> None:
         """Learn nothing from a batch that failed: it may have taken any time."""
-        self._busy_since = self._clock()
+        self._last_finished = self._clock()
 
     def close(self, error: ServiceError) -> None:
         """Let nobody in any more; `error` says why."""

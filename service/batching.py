@@ -78,6 +78,7 @@ class BatchObserver(Protocol):
 @dataclass(eq=False)
 class _Entry(Generic[T, R]):
     item: T
+    admitted: float
     arrived: float
     deadline: Deadline
     answer: asyncio.Future[Answer[R] | InferenceFailed]
@@ -125,10 +126,12 @@ class Batcher(Generic[T, R]):
         self._batch_size = costs.batch_size(max_batch_size)
         self._queue: OrderedDict[_Entry[T, R], None] = OrderedDict()
         self._is_called = False
+        self._closed: ServiceError | None = None
         self._running: dict[asyncio.Task[None], Sequence[_Entry[T, R]]] = {}
 
     async def close(self, error: ServiceError) -> None:
         """Stop; whoever still waits is told `error`, and so is whoever comes."""
+        self._closed = error
         self._admission.close(error)
         waiting = [*itertools.chain(*self._running.values()), *self._queue]
         self._queue.clear()
@@ -138,18 +141,27 @@ class Batcher(Generic[T, R]):
         for entry in waiting:
             entry.refuse(error)
 
-    async def submit(self, items: Sequence[T], deadline: Deadline) -> list[Answer[R] | InferenceFailed]:
+    async def submit(
+        self, items: Sequence[T], deadline: Deadline, admitted: float
+    ) -> list[Answer[R] | InferenceFailed]:
         """Queue items and wait for their answers, or for what the engine failed with, in the items' order.
 
         A caller that is cancelled while it waits takes its items out of the queue.
+
+        Args:
+            items: what is to be computed.
+            deadline: by when.
+            admitted: when the admission let them in, monotonic seconds.
 
         Raises:
             DeadlineExceeded: an item's turn did not come in time.
             ServiceError: the batcher was closed.
         """
+        if self._closed is not None:
+            raise self._closed
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        entries = [_Entry[T, R](item, now, deadline, loop.create_future()) for item in items]
+        entries = [_Entry[T, R](item, admitted, now, deadline, loop.create_future()) for item in items]
         self._queue.update(dict.fromkeys(entries))
         self._observer.queue_changed(len(self._queue))
         if not self._is_called:  # once for all who come in this turn of the loop
@@ -256,7 +268,7 @@ class Batcher(Generic[T, R]):
             self._admission.failed()
             self._observer.batch_failed(error)
             raise
-        self._admission.finished(len(entries))
+        self._admission.finished(len(entries), min(entry.admitted for entry in entries))
         batch = Batch(len(entries), time.monotonic() - started)
         if not spread:
             self._costs.learn(batch.size, batch.seconds)

@@ -29,7 +29,7 @@ def _ignore(_: float) -> None:
 class _Job:
     """An image on its way: its steps, the room that its next step needs, and its answer."""
 
-    steps: Generator[int, None, PreparedImage]
+    steps: Generator[int, None, PreparedImage] | None
     observe: Callable[[float], None]
     answer: "Future[PreparedImage]" = field(default_factory=Future)
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class Decoders:
         self._held = 0
         self._waiting: deque[_Job] = deque()
         self._working: dict[int, float] = {}  # since when, by thread
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     async def decode(
         self, classifier: Classifier, data: bytes, observe: Callable[[float], None] = _ignore
@@ -64,6 +64,7 @@ class Decoders:
             InvalidImage: as `prepare_image` says.
         """
         job = _Job(classifier.prepare_in_steps(data, self._limits), observe)
+        job.answer.add_done_callback(lambda _: self._forget(job))
         self._submit(job)
         return await asyncio.wrap_future(job.answer)
 
@@ -75,13 +76,14 @@ class Decoders:
         Raises:
             InvalidImage: as `prepare_image` says.
         """
-        job = _Job(classifier.prepare_in_steps(data, self._limits), observe)
+        steps = classifier.prepare_in_steps(data, self._limits)
+        job = _Job(steps, observe)
         started = time.perf_counter()
         thread = threading.get_ident()
         self._working[thread] = started
         try:
             while True:
-                job.wanted = next(job.steps)
+                job.wanted = next(steps)
                 if not self._take(job, waits=False):
                     job.observe = _ignore  # it will be decoded, and counted, elsewhere
                     return None
@@ -90,7 +92,7 @@ class Decoders:
             return prepared
         finally:
             del self._working[thread]
-            job.steps.close()
+            steps.close()
             if job.held:
                 with self._lock:
                     self._give_back(job)
@@ -114,6 +116,14 @@ class Decoders:
         turn = self._threads.submit(self._advance, job)
         turn.add_done_callback(lambda turn: job.answer.cancel() if turn.cancelled() else None)
 
+    def _forget(self, job: _Job) -> None:
+        """Let go of an image that is done with, or that nobody waits for any more."""
+        with self._lock:
+            job.steps = None
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._give_back(job)
+
     def _advance(self, job: _Job) -> None:
         """Work on an image until it is prepared or has to wait for room."""
         started = time.perf_counter()
@@ -128,9 +138,14 @@ class Decoders:
     def _work_on(self, job: _Job, started: float) -> None:
         prepared: PreparedImage | None = None
         failure: BaseException | None = None
+        steps = job.steps
+        if steps is None:
+            with self._lock:
+                self._give_back(job)
+            return
         try:
             while not job.answer.cancelled():  # what is abandoned goes no further
-                job.wanted = next(job.steps)
+                job.wanted = next(steps)
                 if not self._take(job):
                     job.seconds += time.perf_counter() - started
                     return
@@ -138,7 +153,7 @@ class Decoders:
             prepared = stop.value
         except BaseException as error:  # for whoever waits for the answer
             failure = error
-        job.steps.close()
+        steps.close()
         with self._lock:
             self._give_back(job)
         job.observe(job.seconds + time.perf_counter() - started)

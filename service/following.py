@@ -39,7 +39,6 @@ class Follower:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(self._seconds)
-            self._host.watch_decoders()
             try:
                 await self._host.look()
                 await self._watch.check(list(self._host.models.values()))

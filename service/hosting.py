@@ -24,12 +24,13 @@ from service.loading import Loader
 from service.metrics import Metrics
 from service.plan import Plan, make_plan
 from service.room import choose_leaving, limit_reached
-from service.served import ServedModel
+from service.served import STOP_SECONDS, ServedModel
 from service.settings import Settings
 from service.traffic import falls_to
 
 _log = logging.getLogger(__name__)
 
+_DECODERS_SECONDS = 1.0  # between looks at them
 LOOK_SECONDS = 10.0  # a registry that takes longer is away
 
 
@@ -49,18 +50,21 @@ class ModelHost:
         self._loader = Loader(registry, settings, metrics, on_change=self._version_changed, on_hang=lifecycle.fail)
         self._looking = asyncio.Lock()
         self._reading: asyncio.Task[dict[str, ModelSnapshot]] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._manifests: dict[tuple[str, int], Manifest] = {}
 
     async def start(self) -> None:
         """Look at the registry, and begin to load what is wanted."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch_decoders())
         await self.look()
         if lacking := self._lacking():
             _log.warning("not ready: %s", lacking)
 
     async def close(self) -> None:
         """Stop loading and serving."""
-        if self._reading is not None:
-            self._reading.cancel()
+        for task in (self._reading, self._watching):
+            if task is not None:
+                task.cancel()
         await self._loader.close()
         for version in self._versions():
             if version.served is not None:
@@ -87,11 +91,13 @@ class ModelHost:
             self._note_registry(self.registry.away)
             self._take_over(found)
 
-    def watch_decoders(self) -> None:
+    async def _watch_decoders(self) -> None:
         """Find a decoder that does not come back: it cannot be stopped, and its process must be replaced."""
         limit = self._settings.engine_timeout_ms / 1000
-        if self._loader.longest_decode_seconds > limit:
-            self._lifecycle.fail(f"an image has been decoded for more than {limit:g} s (HUBEL_ENGINE_TIMEOUT_MS)")
+        while True:
+            await asyncio.sleep(_DECODERS_SECONDS)
+            if self._loader.longest_decode_seconds > limit + STOP_SECONDS:
+                self._lifecycle.fail(f"an image has been decoded for more than {limit:g} s (HUBEL_ENGINE_TIMEOUT_MS)")
 
     def find(self, ref: ModelRef) -> HostedVersion:
         """Return the version that a reference means in this process.
@@ -347,7 +353,7 @@ class ModelHost:
                 self._loader.take_back(version)
                 version.asked_for = True
             elif version.state is LoadState.STORED or (not waited and _may_be_tried_again(version, now=beside)):
-                await self._begin(version, beside=beside)
+                await self._begin(version, until, beside=beside)
             elif version.state is LoadState.FAILED:
                 why = version.reason if beside else "GET /health says why"
                 raise ModelNotReady(f"{version} could not be loaded; {why}")
@@ -356,10 +362,15 @@ class ModelHost:
                 waited = True
         return version.served
 
-    async def _begin(self, version: HostedVersion, *, beside: bool) -> None:
+    async def _begin(self, version: HostedVersion, until: float, *, beside: bool) -> None:
         """Begin to load a version because it was named, if nobody else does meanwhile, where there is room."""
         try:
-            await self.manifest(version)  # for its size
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+                await self.manifest(version)  # for its size
+        except TimeoutError:
+            raise ModelNotReady(
+                f"the manifest of {version} could not be read in time; try again in a moment", retry_after_seconds=1
+            ) from None
         except CorruptCheckpoint as error:
             if version.state in (LoadState.STORED, LoadState.FAILED):
                 self._loader.fail(version, error)

@@ -19,6 +19,7 @@ from model.types import ModelRef
 from service.cores import Cores, WorkerCounts
 from service.costs import CostCurve
 from service.decoding import Decoders
+from service.errors import ModelNotReady
 from service.hosted import HostedVersion, LoadState
 from service.metrics import Metrics
 from service.served import ServedModel
@@ -27,6 +28,7 @@ from service.settings import Settings
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 _WARM_UP_RUNS = 3  # of each size: the fastest tells what it costs
 _CHEAPER = 0.95  # an image in a batch of twice the size, if larger batches are of any use
+_LOADING_SECONDS = 300.0
 _AT_ONCE = 2  # more would only share the cores, and add up their memory
 
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Loader:
         self._metrics = metrics
         self._on_change = on_change
         self._on_hang = on_hang
-        self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
+        self._choice = EngineChoice(settings.engine, settings.device, settings.cores)
         limits = ImageLimits(
             settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes
         )
@@ -111,6 +113,10 @@ class Loader:
         self._metrics.ready.labels(*version.labels).set(0)
         try:
             await self._load_in(thread, version)
+        except TimeoutError:
+            thread.shutdown(wait=False)
+            self.fail(version, ModelNotReady(f"it was not loaded and warm within {_LOADING_SECONDS:g} s: it hangs"))
+            version.retry_at = math.inf  # each attempt costs a thread, and the memory of a network
         except asyncio.CancelledError:
             thread.shutdown(wait=False)
             version.state = LoadState.STORED
@@ -125,7 +131,7 @@ class Loader:
         started = time.monotonic()
         stored = await loop.run_in_executor(thread, self._fetch, version)  # a slow store takes nobody's turn
         version.manifest = stored.manifest
-        async with self._turns:
+        async with self._turns, asyncio.timeout(_LOADING_SECONDS):
             classifier = await loop.run_in_executor(thread, load_classifier, stored, self._choice)
             version.state = LoadState.WARMING
             self._on_change(version)

@@ -51,7 +51,7 @@ class PredictQuery(BaseModel):
 
     top_k: int = Field(default=5, ge=0, description="Classes to return, most probable first; 0 for all.")
     timeout_ms: int | None = Field(
-        default=None, ge=1, description="Time for the answer, milliseconds; HUBEL_REQUEST_TIMEOUT_MS at the most."
+        default=None, ge=1, description="Time for the answer, milliseconds; HUBEL_MAX_TIMEOUT_MS at the most."
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -125,6 +125,7 @@ class ServedModel:
         self._metrics = metrics
         self._on_hang = on_hang
         self._closing: asyncio.Task[None] | None = None
+        self._under_way: set[Future[list[_Computed]]] = set()
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -191,18 +192,18 @@ class ServedModel:
             DeadlineExceeded: the answers were not there in time.
         """
         deadline = deadline or Deadline.of(self._settings, time.monotonic())
-        with self._admitted(len(uploads), deadline):
+        with self._admitted(len(uploads), deadline) as admitted:
             try:
                 async with asyncio.timeout(deadline.seconds_left):
-                    return await self._predict(uploads, deadline)
+                    return await self._predict(uploads, deadline, admitted)
             except TimeoutError:
                 raise deadline.exceeded() from None
 
     @contextmanager
-    def _admitted(self, count: int, deadline: Deadline) -> Iterator[None]:
+    def _admitted(self, count: int, deadline: Deadline) -> Iterator[float]:
         try:
-            with self._admission.admit(count, deadline):
-                yield
+            with self._admission.admit(count, deadline) as admitted:
+                yield admitted
         except QueueFull:
             self._metrics.request_refused()
             raise
@@ -218,26 +219,34 @@ class ServedModel:
         self._own_thread.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:
-        """Stop serving and give back the engine's memory, on the engine's own thread."""
+        """Stop serving and give back the engine's memory, on the thread where it was loaded."""
         await self._batcher.close(ModelNotReady(f"{self.version} is not served here any more", retry_after_seconds=1))
-        await asyncio.get_running_loop().run_in_executor(self._own_thread, self._release)
+        loop = asyncio.get_running_loop()
+        self.classifier.engine.stop()  # nobody needs what it still computes
+        reason = f"the engine of {self.version} does not stop, and cannot be unloaded"
+        overdue = loop.call_later(self._engine_limit.value / 1000 + STOP_SECONDS, self._on_hang, reason)
+        try:
+            await asyncio.gather(*map(asyncio.wrap_future, self._under_way), return_exceptions=True)
+            await loop.run_in_executor(self._own_thread, self._release)
+        finally:
+            overdue.cancel()
         self._own_thread.shutdown(wait=False)
 
     def _release(self) -> None:
         del self.classifier
         release_memory()
 
-    async def _predict(self, uploads: Sequence[Upload], deadline: Deadline) -> Answers:
+    async def _predict(self, uploads: Sequence[Upload], deadline: Deadline, admitted: float) -> Answers:
         started = time.perf_counter()
         images: Sequence[Upload | PreparedImage] = uploads
         if not self._decodes_in_batches:
             images = await asyncio.gather(*map(self._decode, uploads))
         decoded = time.perf_counter()
-        answers = await self._submit(images, deadline)
+        answers = await self._submit(images, deadline, admitted)
         crowded = [i for i, answer in enumerate(answers) if isinstance(answer, Answer) and answer.value.result is None]
         if crowded:
             images = await asyncio.gather(*(self._decode(uploads[i]) for i in crowded))
-            for i, answer in zip(crowded, await self._submit(images, deadline), strict=True):
+            for i, answer in zip(crowded, await self._submit(images, deadline, admitted), strict=True):
                 answers[i] = answer
         seconds = time.perf_counter() - started
         computed = [answer for answer in answers if isinstance(answer, Answer)]
@@ -250,11 +259,11 @@ class ServedModel:
         return Answers(results, decoding, max(seconds - decoding - inference, 0.0), inference)
 
     async def _submit(
-        self, images: Sequence[Upload | PreparedImage], deadline: Deadline
+        self, images: Sequence[Upload | PreparedImage], deadline: Deadline, admitted: float
     ) -> list[Answer[_Computed] | InferenceFailed | InvalidImage]:
         """Have images computed, but for those that are none, which stay in their places."""
         items = [image for image in images if not isinstance(image, InvalidImage)]
-        answers = iter(await self._batcher.submit(items, deadline))
+        answers = iter(await self._batcher.submit(items, deadline, admitted))
         return [image if isinstance(image, InvalidImage) else next(answers) for image in images]
 
     async def _decode(self, upload: Upload) -> PreparedImage | InvalidImage:
@@ -271,10 +280,12 @@ class ServedModel:
         Raises:
             EngineTimeout: the engine took too long, and was stopped or will not stop.
         """
-        loop = asyncio.get_running_loop()
         watch = _Watch(self._engine_limit.value / 1000, self._stop_engine, self._give_up)
+        run = self._threads.submit(self._compute, items, spread)
+        self._under_way.add(run)
+        run.add_done_callback(self._under_way.discard)
         try:
-            return await loop.run_in_executor(self._threads, self._compute, items, spread)
+            return await asyncio.wrap_future(run)
         except Exception as error:
             if not watch.has_stopped:  # it has failed by itself
                 raise
@@ -291,7 +302,7 @@ class ServedModel:
 
     def _give_up(self) -> None:
         """Tell those who wait that an engine that does not stop will not answer."""
-        reason = f"the engine of {self.version} neither answers nor stops"
+        reason = f"{self.version} neither answers nor stops"
         _log.critical("%s", reason)
         self._on_hang(reason)
         error = ModelNotReady(f"{reason}; its process is being replaced", retry_after_seconds=2)

@@ -153,7 +153,7 @@ class Settings(BaseModel):
         default="auto", description="auto, cpu, cuda or cuda:n."
     )
     threads: int = Field(
-        default=0, ge=0, le=256, description="Threads that compute a batch; 0 divides the cores by the workers."
+        default=0, ge=0, le=256, description="Cores that engines compute on, those of all workers; 0 for every core."
     )
     decode_threads: int = Field(
         default=0, ge=0, le=256, description="Threads that decode images; 0 divides the cores by the workers."
@@ -308,8 +308,8 @@ class Settings(BaseModel):
 
     @property
     def cores(self) -> int:
-        """Cores that there are for all workers."""
-        return len(os.sched_getaffinity(0))
+        """Cores that all workers compute on."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     @property
     def share_of_cores(self) -> int:
@@ -320,11 +320,6 @@ class Settings(BaseModel):
     def longest_timeout_seconds(self) -> float:
         """For how long a request may be answered, whatever it asks for."""
         return max(self.request_timeout_ms, self.longest_timeout.value) / 1000
-
-    @property
-    def compute_threads(self) -> int:
-        """Threads for a batch that is alone."""
-        return self.threads or self.cores
 
     @property
     def decoding_threads(self) -> int:

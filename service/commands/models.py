@@ -317,4 +317,4 @@ def _check_loads(store: Registry, name: str, number: int) -> None:
 
     settings = load_settings(os.environ)
     version = store.version(ModelRef(name, version=number))
-    load_classifier(version, EngineChoice(settings.engine, settings.device, settings.compute_threads))
+    load_classifier(version, EngineChoice(settings.engine, settings.device, settings.cores))

@@ -80,7 +80,7 @@ def _predict_locally(registry: str, images: list[Path], model: str | None, top_k
     from service.schemas import ImageOut, PredictionOut, ResultOut
 
     settings = load_settings(os.environ)
-    choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
+    choice = EngineChoice(settings.engine, settings.device, settings.cores)
     classifier = load_classifier(Registry(registry).version(ModelRef.parse(model or settings.default_model)), choice)
     limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes)
     results: list[dict[str, Any]] = []

@@ -1,5 +1,7 @@
 """Engines that raise, are slow, or hang: who fails, who does not, and what becomes of the process."""
 
+import asyncio
+import math
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -11,7 +13,8 @@ from model.classifier import Classifier, Probabilities
 from model.engines.onnx import OnnxEngine
 from model.errors import InvalidImage
 from model.preprocessing import ImageLimits, Pixels, PreparedImage
-from service import served
+from service import loading, served
+from service.hosted import LoadState
 from tests.asgi import assert_problem, metric_values, running, until
 from tests.contract.test_predict import PREDICT, form
 from tests.fakes import encode, noise
@@ -31,7 +34,12 @@ class Faulty:
         self.free = threading.Event()
         self.free.set()
         self._classify = Classifier.classify
-        monkeypatch.setattr(Classifier, "classify", lambda *arguments: self.run(*arguments))  # noqa: PLW0108 - a function, so that it is bound
+        faulty = self
+
+        def classify(self: Classifier, pixels: Pixels, *, spread: bool = False) -> Probabilities:
+            return faulty.run(self, pixels)
+
+        monkeypatch.setattr(Classifier, "classify", classify)
 
     def stop(self) -> None:
         """End the run as a runtime does: with an exception of its own."""
@@ -47,7 +55,7 @@ class Faulty:
             raise RuntimeError("stopped")
         if any(np.array_equal(image, mark) for image in pixels for mark in self.marked):
             raise RuntimeError("the secret cause")
-        return self._classify(classifier, pixels)
+        return self._classify(classifier, pixels, spread=False)
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def marked(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> Faulty:
 
 
 async def test_an_image_that_breaks_its_batch_fails_alone(published_tiny: Path, marked: Faulty) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, threads=1) as client:
         marked.batches.clear()
         answer = await client.post(PREDICT, files=form(GOOD, BAD, OTHER))
         assert answer.status_code == 200
@@ -112,7 +120,7 @@ async def test_an_engine_that_hangs_ends_its_process_and_those_who_wait_are_told
         for path in ("/readyz", "/health"):
             told = await client.get(path)
             assert told.status_code == 503
-            assert "the engine of tiny:1 neither answers nor stops" in told.text
+            assert "tiny:1 neither answers nor stops" in told.text
         assert (await client.get("/livez")).status_code == 200
         app = client._transport.app  # type: ignore[attr-defined]
         assert "tiny:1" in app.state.lifecycle.fault
@@ -138,8 +146,47 @@ async def test_a_decoder_that_hangs_ends_its_process_though_nobody_waits_for_it(
             return (await client.get("/readyz")).status_code == 503
 
         await until(unready)
-        assert "an image has been decoded for more than 0.1 s" in (await client.get("/readyz")).text
+        assert "this process ends" in (await client.get("/readyz")).text
         free.set()
+
+
+async def test_an_engine_that_hangs_while_its_version_leaves_ends_its_process(
+    published_tiny: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "STOP_SECONDS", 0.05)
+    async with running(published_tiny, engine_timeout_ms=200) as client:
+        state = client._transport.app.state  # type: ignore[attr-defined]
+        faulty.free.clear()
+        answer = await client.post(PREDICT, params={"timeout_ms": 20}, content=GOOD)
+        assert_problem(answer, 504, "deadline-exceeded")
+        leaving = asyncio.create_task(state.host.models["tiny"].versions[1].served.unload())
+
+        async def given_up() -> bool:
+            return "does not stop, and cannot be unloaded" in state.lifecycle.fault
+
+        await until(given_up)
+        assert not leaving.done()
+        faulty.free.set()
+        await leaving
+
+
+async def test_a_version_that_hangs_while_it_is_loaded_is_given_up_and_not_tried_again(
+    published_tiny: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_LOADING_SECONDS", 0.3)
+    faulty.free.clear()
+    async with running(published_tiny, wait=False) as client:
+        host = client._transport.app.state.host  # type: ignore[attr-defined]
+
+        async def failed() -> bool:
+            return bool(host.models["tiny"].versions[1].state is LoadState.FAILED)
+
+        await until(failed)
+        version = host.models["tiny"].versions[1]
+        assert "within 0.3 s: it hangs" in version.reason
+        assert version.retry_at == math.inf
+        assert host._loader._turns._value == 2
+        faulty.free.set()
 
 
 async def test_a_slow_engine_is_not_taken_for_one_that_hangs(published_tiny: Path, faulty: Faulty) -> None:

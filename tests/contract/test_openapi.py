@@ -1,4 +1,4 @@
-"""The OpenAPI document, kept word for word."""
+"""Every answer is one that the OpenAPI document tells of, whatever is asked."""
 
 from pathlib import Path
 

@@ -26,9 +26,9 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     free = threading.Event()
     classify = Classifier.classify
 
-    def wait(classifier: Classifier, pixels: Pixels) -> Probabilities:
+    def wait(classifier: Classifier, pixels: Pixels, *, spread: bool = False) -> Probabilities:
         free.wait(30)
-        return classify(classifier, pixels)
+        return classify(classifier, pixels, spread=spread)
 
     def begin() -> threading.Event:
         monkeypatch.setattr(Classifier, "classify", wait)
@@ -48,7 +48,7 @@ async def waiting(client: httpx.AsyncClient, count: int) -> None:
 
 
 async def test_a_request_whose_answer_would_come_too_late_is_refused_at_once(published_tiny: Path, hold: Hold) -> None:
-    async with running(published_tiny, max_batch_size=1) as client:
+    async with running(published_tiny, max_batch_size=1, threads=1) as client:
         served = client._transport.app.state.host.models["tiny"].versions[1].served  # type: ignore[attr-defined]
         served._admission.seconds_per_item = 1.0
         free = hold()

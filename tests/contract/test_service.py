@@ -168,7 +168,7 @@ async def test_metrics_count_requests_images_and_batches(published_tiny: Path) -
     assert 4 <= values["hubel_batches_total", version] <= 5
     assert values["hubel_batch_size_sum", version] == 5
     assert values["hubel_batch_size_count", version] == values["hubel_inference_seconds_count", version]
-    assert values["hubel_queue_seconds_count", version] == 5
+    assert values["hubel_queue_seconds_count", version] == 7
     assert values["hubel_decode_seconds_count", version] == 7
     assert values["hubel_rejected_images_total", f"error=InvalidImage,{version}"] == 2
     assert values["hubel_queue_length", version] == 0

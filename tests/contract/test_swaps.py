@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from model.checkpoint import NETWORK, WEIGHTS
 from model.classifier import Classifier, load_classifier
 from model.engines.selection import EngineChoice
-from model.manifest import parse_manifest, write_manifest_text
+from model.manifest import Manifest, parse_manifest, write_manifest_text
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
 from service import hosting, loading
@@ -61,13 +62,14 @@ def stand(client: httpx.AsyncClient, **wanted: str) -> Callable[[], Awaitable[bo
     return stand_now
 
 
-def hold_up(monkeypatch: pytest.MonkeyPatch, *, images: int) -> threading.Event:
-    """Let batches of so many images wait for an event."""
+def hold_up(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the first batch after a warm-up wait for an event."""
     go_on = threading.Event()
+    first = threading.Semaphore(1)
     classify = Classifier.classify
 
-    def slow(self: Classifier, pixels: Any) -> Any:
-        if len(pixels) == images:
+    def slow(self: Classifier, pixels: Any, *, spread: bool = False) -> Any:
+        if pixels.any() and first.acquire(blocking=False):
             go_on.wait(DEADLINE_SECONDS)
         return classify(self, pixels)
 
@@ -169,7 +171,7 @@ async def test_a_repaired_version_is_taken_after_all(
 async def test_requests_under_way_during_a_swap_are_answered_by_the_version_that_took_them(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = hold_up(monkeypatch, images=3)
+    go_on = hold_up(monkeypatch)
     async with running(tiny_root, **SOON) as client:
         under_way = asyncio.create_task(client.post(PREDICT, files=[("f", IMAGE)] * 3))
         await asyncio.sleep(0.1)
@@ -244,6 +246,25 @@ async def test_a_version_is_loaded_when_it_is_asked_for(tiny_root: Path, two: Re
         assert await states(client) == {1: "ready", 2: "ready"}
 
 
+async def test_a_registry_that_is_slow_keeps_no_request_longer_than_its_time(
+    tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    manifest = Registry.manifest
+
+    def slow(self: Registry, name: str, number: int) -> Manifest:
+        go_on.wait(10)
+        return manifest(self, name, number)
+
+    async with running(tiny_root) as client:
+        monkeypatch.setattr(Registry, "manifest", slow)
+        started = time.monotonic()
+        answer = await client.post("/v1/models/tiny:2/predict", params={"timeout_ms": 200}, content=IMAGE)
+        assert time.monotonic() - started < 5
+        assert_problem(answer, 503, "model-not-ready", "could not be read in time")
+        go_on.set()
+
+
 async def test_the_least_recently_used_version_makes_room(tiny_root: Path, two: Registry, tiny: StoredVersion) -> None:
     for _ in range(2):
         publish_again(two, tiny)
@@ -257,7 +278,7 @@ async def test_no_version_in_use_makes_room(
     tiny_root: Path, two: Registry, tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_again(two, tiny)
-    go_on = hold_up(monkeypatch, images=2)
+    go_on = hold_up(monkeypatch)
     async with running(tiny_root, max_loaded_models=2) as client:
         under_way = asyncio.create_task(client.post("/v1/models/tiny:2/predict", files=[("f", IMAGE)] * 2))
         await until(stand(client, v2="ready"))
@@ -311,7 +332,7 @@ async def test_readiness_names_everything_that_it_waits_for(
 async def test_a_removed_version_answers_those_it_took_and_is_unknown_to_the_next(
     tiny_root: Path, two: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = hold_up(monkeypatch, images=2)
+    go_on = hold_up(monkeypatch)
     async with running(tiny_root, **SOON) as client:
         under_way = asyncio.create_task(client.post("/v1/models/tiny:2/predict", files=[("f", IMAGE)] * 2))
         await until(stand(client, v2="ready"))

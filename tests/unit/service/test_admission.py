@@ -79,20 +79,51 @@ def test_where_nobody_waits_a_prediction_refuses_nobody(clock: Clock) -> None:
 def test_the_rate_is_that_of_the_busy_time(clock: Clock) -> None:
     admission = places(clock)
     clock.now += 1000  # nobody comes
-    with admission.admit(4, clock.deadline(30)):
+    with admission.admit(4, clock.deadline(30)) as since:
         clock.now += 2.0
-        admission.finished(4)
+        admission.finished(4, since)
     assert admission.seconds_per_item == pytest.approx(0.5)
     clock.now += 1000
-    with admission.admit(8, clock.deadline(30)):
+    with admission.admit(8, clock.deadline(30)) as since:
         clock.now += 0.4
-        admission.finished(4)
+        admission.finished(4, since)
         clock.now += 100
         admission.failed()
         for _ in range(30):
             clock.now += 0.4
-            admission.finished(4)
+            admission.finished(4, since)
     assert admission.seconds_per_item == pytest.approx(0.1, rel=0.01)
+
+
+def test_batches_whose_callers_have_left_teach_what_they_took(clock: Clock) -> None:
+    admission = places(clock, seconds_per_item=1.0)
+    for _ in range(5):
+        with admission.admit(4, clock.deadline(30)) as since:
+            clock.now += 2.0
+        with admission.admit(1, clock.deadline(30)):  # while the batch goes on, for nobody
+            clock.now += 2.0
+            admission.finished(4, since)
+    assert admission.seconds_per_item == pytest.approx(1.0)
+
+
+def test_time_in_which_nothing_was_to_be_computed_teaches_nothing(clock: Clock) -> None:
+    admission = places(clock, seconds_per_item=0.1)
+    with admission.admit(1, clock.deadline(1000)):  # something that never comes to the engine
+        for _ in range(10):
+            clock.now += 10.0
+            with admission.admit(1, clock.deadline(30)) as since:
+                clock.now += 0.1
+                admission.finished(1, since)
+    assert admission.seconds_per_item == pytest.approx(0.1)
+
+
+def test_a_prediction_that_is_not_confirmed_in_its_own_time_refuses_nobody(clock: Clock) -> None:
+    admission = places(clock, seconds_per_item=1.0)
+    with admission.admit(1, clock.deadline(30)):
+        with pytest.raises(QueueFull):
+            admission.check(1, clock.deadline(2))
+        clock.now += 3.1
+        admission.check(1, clock.deadline(2))
 
 
 def test_whoever_comes_after_the_end_is_told_why(clock: Clock) -> None:
@@ -123,7 +154,8 @@ def test_however_it_goes_the_bounds_hold_and_all_places_come_back(
                 refused = error
             assert admission.admitted == before + (0 if refused else count) <= ITEMS.value
             assert refused is None or (refused.retry_after_seconds >= 1 and (before or count > ITEMS.value))
+            since = clock.now
             clock.now += passing
-            admission.finished(count)
+            admission.finished(count, since)
             assert admission.seconds_per_item >= 0
     assert admission.admitted == 0

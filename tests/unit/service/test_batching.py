@@ -73,7 +73,7 @@ class Setup:
         self.batcher = batcher_of(self.gate.run, self.observer)
 
     async def submit(self, items: Sequence[int], deadline: Deadline = LATER) -> list[Answer[int] | InferenceFailed]:
-        return await self.batcher.submit(items, deadline)
+        return await self.batcher.submit(items, deadline, time.monotonic())
 
     async def __aenter__(self) -> "Setup":
         return self
@@ -181,7 +181,7 @@ async def test_a_failure_that_does_not_come_again_is_nobodys() -> None:
         return list(items)
 
     batcher = batcher_of(moody, Observer())
-    assert values(await batcher.submit([7], LATER)) == [7]
+    assert values(await batcher.submit([7], LATER, time.monotonic())) == [7]
     assert attempts == [[7], [7]]
     await batcher.close(CLOSED)
 
@@ -194,7 +194,10 @@ async def test_a_batch_that_took_too_long_is_not_tried_again() -> None:
         raise EngineTimeout("too slow", LIMIT)
 
     batcher = batcher_of(slow, Observer())
-    assert [type(answer) for answer in await batcher.submit([1, 2], LATER)] == [EngineTimeout, EngineTimeout]
+    assert [type(answer) for answer in await batcher.submit([1, 2], LATER, time.monotonic())] == [
+        EngineTimeout,
+        EngineTimeout,
+    ]
     assert attempts == [[1, 2]]
     await batcher.close(CLOSED)
 
@@ -204,7 +207,7 @@ async def test_an_engine_that_loses_an_answer_is_found_out() -> None:
         return list(items)[1:]
 
     batcher = batcher_of(forgetful, Observer())
-    assert values(await batcher.submit([1, 2], LATER)) == [None, None]
+    assert values(await batcher.submit([1, 2], LATER, time.monotonic())) == [None, None]
     await batcher.close(CLOSED)
 
 
@@ -231,6 +234,24 @@ async def test_closing_tells_those_who_wait() -> None:
     await settle()
     await setup.batcher.close(CLOSED)
     assert await asyncio.gather(*callers, return_exceptions=True) == [CLOSED] * 9
+
+
+async def test_whoever_comes_after_the_end_is_told_as_well() -> None:
+    setup = Setup()
+    await setup.batcher.close(CLOSED)
+    with pytest.raises(ModelNotReady) as caught:
+        await setup.submit([1])
+    assert caught.value is CLOSED
+
+
+async def test_what_is_queued_is_divided_among_the_cores_that_are_free() -> None:
+    gate = Gate()
+    batcher = Batcher(
+        gate.run, max_batch_size=8, admission=places(), observer=Observer(), cores=Cores(3), costs=AsLargeAsCanBe()
+    )
+    assert values(await batcher.submit(range(7), LATER, time.monotonic())) == [0, 1, 4, 9, 16, 25, 36]
+    assert gate.batches == [[0, 1, 2], [3, 4], [5, 6]]
+    await batcher.close(CLOSED)
 
 
 async def test_the_queue_keeps_nothing_of_callers_that_have_gone() -> None:
@@ -300,7 +321,7 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
             for _ in range(arrival):
                 await asyncio.sleep(0)
             with admission.admit(len(items), LATER):
-                return values(await batcher.submit(items, LATER))
+                return values(await batcher.submit(items, LATER, time.monotonic()))
 
         async def leave(task: asyncio.Task[list[int | None]], when: int) -> None:
             for _ in range(when):

@@ -144,11 +144,11 @@ class Simulation:
         await asyncio.sleep(caller.arrives)
         deadline = Deadline(self.clock.now + caller.patience, TIMEOUT)
         try:
-            with admission.admit(caller.images, deadline):
+            with admission.admit(caller.images, deadline) as admitted:
                 async with asyncio.timeout(deadline.seconds_left):
                     await asyncio.sleep(caller.decoding)
                     self.queued[number] = self.clock.now
-                    return await batcher.submit([(number, image) for image in range(caller.images)], deadline)
+                    return await batcher.submit([(number, image) for image in range(caller.images)], deadline, admitted)
         except TimeoutError:
             return deadline.exceeded()
         except (QueueFull, DeadlineExceeded) as refusal:
@@ -185,7 +185,7 @@ class Simulation:
         await asyncio.sleep(3600)
         assert admission.admitted == 0
         assert self.length == 0
-        (alone,) = await batcher.submit([(-1, 0)], Deadline(self.clock.now + 3600, TIMEOUT))
+        (alone,) = await batcher.submit([(-1, 0)], Deadline(self.clock.now + 3600, TIMEOUT), self.clock.now)
         assert isinstance(alone, Answer | InferenceFailed)
         await batcher.close(ModelNotReady("closed"))
         return ends
@@ -212,7 +212,6 @@ class Simulation:
                 assert answer.value == item
                 assert answer.batch.size <= self.max_batch_size
                 if sum(item in run for run in self.runs) == 1:  # else it has waited for its batch, too
-                    if sum(item in run for run in self.runs) == 1:  # else it has waited for its batch, too
                     self.check_wait(number, answer.queue_seconds)
         assert len(end) == caller.images
 

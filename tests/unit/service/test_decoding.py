@@ -1,6 +1,7 @@
 """The room that images being decoded share: who waits, who does not, and that nothing of it is lost."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from model.classifier import Classifier
 from model.errors import InvalidImage
 from model.preprocessing import ImageFacts, ImageLimits, PreparedImage
+from service import decoding
 from service.decoding import BYTES_PER_PIXEL, Decoders
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +111,46 @@ async def test_one_alone_may_be_larger_than_the_room() -> None:
     huge = str(5 * ROOM).encode()
     assert await asyncio.gather(*(decoders.decode(as_classifier(steps), huge) for _ in range(3))) == [PREPARED] * 3
     assert steps.most == 5 * ROOM
+    decoders.close()
+
+
+async def test_images_of_those_who_have_left_are_forgotten_before_their_turn() -> None:
+    steps, decoders = Steps(), some(threads=1)
+    large, small = f"{ROOM * 3 // 4}".encode(), b"1000"
+    working = asyncio.create_task(decoders.decode(as_classifier(steps), large))
+    await steps.seen(1)
+    data = [large, large, small, small]  # the small ones wait for the thread
+    jobs = [asyncio.create_task(decoders.decode(as_classifier(steps), bytes(part))) for part in data]
+    await asyncio.sleep(0.01)
+    kept = [job for job in gc.get_objects() if type(job) is decoding._Job and job.steps is not None]
+    assert len(kept) == 5
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert sum(job.steps is not None for job in kept) == 1
+    assert not decoders._waiting
+    steps.gate.set()
+    assert await working == PREPARED
+    assert await decoders.decode(as_classifier(steps), large) == PREPARED
+    decoders.close()
+
+
+async def test_an_image_is_decoded_on_the_calling_thread_where_there_is_room() -> None:
+    steps, decoders = Steps(free=True), some()
+    large = f"{ROOM * 3 // 4}".encode()
+    seen: list[float] = []
+    assert decoders.decode_here(as_classifier(steps), large, seen.append) == PREPARED
+    assert len(seen) == 1
+    steps.gate.clear()
+    held = asyncio.create_task(decoders.decode(as_classifier(steps), large))
+    await steps.seen(2)
+    assert decoders.decode_here(as_classifier(steps), large, seen.append) is None
+    assert len(seen) == 1
+    steps.gate.set()
+    assert await held == PREPARED
+    with pytest.raises(InvalidImage):
+        decoders.decode_here(as_classifier(steps), large + b" ")
+    assert decoders.decode_here(as_classifier(steps), large) == PREPARED
     decoders.close()
 
 

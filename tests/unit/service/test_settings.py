@@ -69,8 +69,7 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_passed_over() -> N
 def test_cores_are_divided_by_the_workers() -> None:
     assert Settings(workers=64).share_of_cores == 1
     assert Settings(workers=1).share_of_cores == Settings().cores
-    assert Settings(threads=7, workers=2).compute_threads == 7
-    assert Settings(workers=64).compute_threads == Settings().cores
+    assert Settings(threads=7, workers=2).share_of_cores == 3
 
 
 OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
