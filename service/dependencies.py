@@ -14,7 +14,6 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.schemas import PredictQuery
 from service.settings import Settings
-from service.shadow import ShadowCaller
 from service.workers import WorkerBoard
 
 
@@ -43,11 +42,6 @@ async def _lifecycle(request: Request) -> Lifecycle:
     return lifecycle
 
 
-async def _shadows(request: Request) -> ShadowCaller:
-    shadows: ShadowCaller = request.app.state.shadows
-    return shadows
-
-
 async def _access(request: Request) -> Access:
     access: Access = request.app.state.access
     return access
@@ -64,5 +58,4 @@ Board = Annotated[WorkerBoard, Depends(_board)]
 CurrentAccess = Annotated[Access, Depends(_access)]
 CallersKey = Annotated[Key | None, Depends(_key)]
 CurrentLifecycle = Annotated[Lifecycle, Depends(_lifecycle)]
-Shadows = Annotated[ShadowCaller, Depends(_shadows)]
 Options = Annotated[PredictQuery, Query()]

@@ -5,6 +5,37 @@ import sys
 import warnings
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+_ACCESS = logging.getLogger("service.access")
+
+
+class _StandardError:
+    """Standard error, whatever it is by then."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _of_a_request(_: WrappedLogger, level: str, event: EventDict) -> EventDict:
+    if not _ACCESS.isEnabledFor(logging.DEBUG if level == "debug" else logging.INFO):
+        raise structlog.DropEvent
+    return {"logger": _ACCESS.name, "level": level, **event}
+
+
+# Of every request: it does not go by way of the standard library, which takes as long as all that a handler does.
+access_log = structlog.wrap_logger(
+    structlog.WriteLogger(_StandardError()),  # type: ignore[arg-type]
+    processors=[
+        _of_a_request,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.JSONRenderer(),
+    ],
+    wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+)
 
 
 def configure_logs(level: str) -> None:

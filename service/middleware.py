@@ -5,7 +5,6 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.errors import Limit
 from service.errors import BodyTooLarge, QueueFull
 from service.headers import protect
+from service.logs import access_log
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -23,8 +23,6 @@ _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TAKES_ARCHIVES = ("POST", "/v1/models")
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics"})
-
-_log = structlog.get_logger("service.access")
 
 
 @dataclass
@@ -103,7 +101,7 @@ class ObserveRequests:
         route = getattr(scope.get("route"), "path", "")
         self.metrics.requests.labels(route, record.model, record.version, str(status)).inc()
         self.metrics.request_seconds.labels(route, record.model, record.version).observe(seconds)
-        line = _log.debug if scope["path"] in _QUIET_PATHS else _log.info
+        line = access_log.debug if scope["path"] in _QUIET_PATHS else access_log.info
         line(
             "request",
             request_id=record.request_id,

@@ -4,40 +4,78 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
 
 from model.errors import InferenceFailed
 from model.types import ModelRef
 from service.callers import caller_of
 from service.deadline import Deadline
-from service.dependencies import CurrentSettings, Host, Options, Shadows
+from service.dependencies import Options
+from service.hosting import ModelHost
 from service.middleware import record_of
 from service.openapi import PREDICTION
 from service.problems import problem_of
-from service.schemas import ImageOut, PredictionOut, PredictResponse, ResultOut
+from service.schemas import ImageOut, PredictionOut, PredictQuery, PredictResponse, ResultOut
 from service.served import Answers, ClassifiedImage, Result, ServedModel
+from service.settings import Settings
+from service.shadow import ShadowCaller
 from service.uploads import read_uploads
 
-router = APIRouter(tags=["predictions"])
-
 _MANY_CLASSES = 2000
+_USUAL = PredictQuery()
 _log = logging.getLogger(__name__)
 
 
+class PredictionRoute(APIRoute):
+    """A route that FastAPI documents and does not resolve dependencies for: that took as long as all the rest."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; what it raises, the application's handlers answer."""
+        if scope["method"] != "POST":
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        ref = scope["path_params"].get("ref") or request.app.state.settings.default_model
+        response = await _answer(request, ref, _options(scope["query_string"]))
+        await response(scope, receive, send)
+
+
+router = APIRouter(tags=["predictions"], route_class=PredictionRoute)
+
+
 @router.post("/v1/predict", **PREDICTION)
-async def predict_with_default_model(
-    request: Request, options: Options, host: Host, shadows: Shadows, settings: CurrentSettings
-) -> Response:
+async def predict_with_default_model(options: Options) -> None:
     """Classify images with the default model."""
-    return await predict(
-        request, settings.default_model, options=options, host=host, shadows=shadows, settings=settings
-    )
 
 
 @router.post("/v1/models/{ref}/predict", **PREDICTION)
-async def predict(
-    request: Request, ref: str, *, options: Options, host: Host, shadows: Shadows, settings: CurrentSettings
-) -> Response:
+async def predict(ref: str, options: Options) -> None:
     """Classify images with the model `name`, `name:3` or `name@alias`."""
+
+
+def _options(query: bytes) -> PredictQuery:
+    """Read the parameters of a request.
+
+    Raises:
+        RequestValidationError: as FastAPI does.
+    """
+    if not query:
+        return _USUAL
+    try:
+        return PredictQuery.model_validate(dict(QueryParams(query)))
+    except ValidationError as error:
+        raise RequestValidationError([{**part, "loc": ("query", *part["loc"])} for part in error.errors()]) from error
+
+
+async def _answer(request: Request, ref: str, options: PredictQuery) -> Response:
+    state = request.app.state
+    host: ModelHost = state.host
+    settings: Settings = state.settings
+    shadows: ShadowCaller = state.shadows
     record = record_of(request.scope)
     deadline = Deadline.of(settings, record.arrived, options.timeout_ms)
     with caller_of(request.scope).awaiting():
