@@ -21,6 +21,8 @@ from model.types import Prediction
 
 Probabilities = NDArray[np.float32]
 
+_CLEAR_MARGIN = 0.2
+
 _log = logging.getLogger(__name__)
 
 
@@ -119,8 +121,11 @@ def check_staged(folder: Path, manifest: Manifest) -> float:
 def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:
     """Run the golden inputs and return the largest difference of a probability.
 
+    A version of reduced precision must also name the same class first wherever the golden outputs leave no doubt:
+    where their two largest probabilities differ by more than 0.2. (A tolerance of up to 0.1 implies that.)
+
     Raises:
-        GoldenMismatch: it is over the manifest's tolerance, or the shapes differ.
+        GoldenMismatch: it is over the manifest's tolerance, another class comes first, or the shapes differ.
         CorruptCheckpoint: the labels are not as many as the logits.
     """
     temperature = manifest.calibration.temperature
@@ -134,13 +139,25 @@ def check_golden(engine: Engine, golden: Golden, manifest: Manifest) -> float:
         raise CorruptCheckpoint(
             f"the network answers with {logits.shape[1]} values, and the manifest has {len(manifest.labels)} labels"
         )
-    difference = float(np.abs(softmax(logits, temperature) - softmax(golden.logits, temperature)).max())
+    found, expected = softmax(logits, temperature), softmax(golden.logits, temperature)
+    difference = float(np.abs(found - expected).max())
     if not difference <= manifest.tolerance:  # so that NaN is refused too
         raise GoldenMismatch(
             f"engine {engine.name} on {engine.device} differs from the golden outputs by {difference:.2g} in a "
             f"probability; the tolerance is {manifest.tolerance:g}"
         )
+    if manifest.precision != "fp32" and (other := _count_other_classes(found, expected)):
+        raise GoldenMismatch(
+            f"engine {engine.name} on {engine.device} names another class than the golden outputs for {other} of "
+            f"{len(found)} images on which these leave no doubt"
+        )
     return difference
+
+
+def _count_other_classes(found: Probabilities, expected: Probabilities) -> int:
+    """Count the images whose first class differs although the expected answer leaves no doubt."""
+    second, first = np.sort(expected, axis=1)[:, -2:].T
+    return int(((found.argmax(axis=1) != expected.argmax(axis=1)) & (first - second > _CLEAR_MARGIN)).sum())
 
 
 def softmax(logits: Logits, temperature: float) -> Probabilities:

@@ -21,18 +21,15 @@ from model.classifier import Classifier, softmax
 from model.errors import InferenceFailed, InvalidImage
 from model.manifest import Manifest
 from model.preprocessing import ImageLimits, Pixels, Preprocessing, prepare_image
-from training.collection import ArrayImages, Collection, FileImages, Images, Indices
+from training.collection import UNKNOWN, ArrayImages, Collection, Images, Indices
 from training.errors import InvalidData, UnreadableImages
 from training.labels import match_labels
 from training.metrics import log_softmax
-from training.sources.idx import holds_idx
-from training.sources.named import NAMES
+from training.sources.loose import find_loose
 from training.sources.open import open_collection
-from training.sources.place import LICENCE_UNKNOWN, is_image, listing, printable
-from training.sources.table import TABLE_SUFFIXES, describes_images
+from training.sources.place import printable
 
 BATCH: Final = 32
-UNKNOWN: Final = -1  # the class of an image without a label, and of a label that a version does not know
 
 _NAMED = 5
 _KEPT = 8  # prepared images that are kept of a run, for measuring the time that they take
@@ -110,7 +107,7 @@ def open_photos(data: str, *, root: Path | None = None, work: Path, label_column
     Raises:
         InvalidData: as `open_collection` says.
     """
-    loose = _find_loose(data) if label_column is None else None
+    loose = find_loose(data) if label_column is None else None
     if loose is not None:
         return loose
     collection = open_collection(data, root=root, work=work, label_column=label_column)
@@ -224,29 +221,6 @@ def ask_both(
         fingerprint=_fingerprint(photos, digests),
         answers=(_join(parts[0]), _join(parts[1])),
         examples=(np.stack(kept[0]), np.stack(kept[1])),
-    )
-
-
-def _find_loose(data: str) -> Collection | None:
-    """Return the images of a folder that has no class folders and no table of labels; None for any other data."""
-    folder = Path(data).expanduser()
-    if data in NAMES or not data.strip() or not folder.is_dir() or holds_idx(folder):
-        return None
-    folders, files = listing(folder)
-    paths = tuple(name for name in files if is_image(name))
-    tables = [folder / name for name in files if name.lower().endswith(TABLE_SUFFIXES)]
-    if folders or not paths or any(describes_images(table, None) for table in tables):
-        return None
-    name = folder.resolve().name
-    return Collection(
-        name=name,
-        origin=f"folder {name}",
-        licence=LICENCE_UNKNOWN,
-        labels=(),
-        images=FileImages(folder, paths),
-        targets=np.full(len(paths), UNKNOWN, np.int64),
-        parts=np.full(len(paths), "", "<U10"),
-        notes=("The images have no labels: nothing says which of two answers is right.",),
     )
 
 

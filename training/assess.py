@@ -5,7 +5,7 @@ prepared as they are for serving.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from model.manifest import Calibration
 from model.preprocessing import ImageLimits, Pixels
 from model.registry import StoredVersion
 from training.calibration import fit_temperature
-from training.collection import Collection, Images
+from training.collection import Collection, Images, Indices
 from training.errors import InvalidData
 from training.evaluation import Evaluation, evaluate, worst_mistakes
 from training.photos import Photos, fingerprints
@@ -41,6 +41,7 @@ class Assessment:
 
     Attributes:
         version: which one.
+        change: what was done to it before, as "calibrated" or "in int8"; empty for nothing.
         engine: the engine that answered, and its device.
         photos: on what.
         calibration: the version's own, or the one that was fitted.
@@ -49,6 +50,7 @@ class Assessment:
     """
 
     version: StoredVersion
+    change: str
     engine: str
     photos: Photos
     calibration: Calibration
@@ -64,22 +66,42 @@ def assess(version: StoredVersion, photos: Photos, display: Display) -> Assessme
         InvalidData: an image is gone.
     """
     classifier = load_classifier(version, EngineChoice(threads=os.cpu_count() or 1))
-    collection, calibration = photos.collection, version.manifest.calibration
-    with display.stage("recognising", len(collection), "images") as show:
-        logits = compute_logits(classifier, collection.images, lambda done: show(done, ""))
+    calibration = version.manifest.calibration
+    with display.stage("recognising", len(photos.collection), "images") as show:
+        logits = compute_logits(classifier, photos.collection.images, lambda done: show(done, ""))
     if len(photos.fitted):
-        temperature = fit_temperature(logits[photos.fitted], collection.targets[photos.fitted])
-        calibration = Calibration(temperature=temperature, calibrated=True, note=photos.note)
-    measured = photos.measured
-    evaluation = evaluate(
-        logits[measured], collection.targets[measured], version.manifest.labels, calibration.temperature
+        calibration = calibrate(logits, photos)
+    return assess_logits(
+        version, classifier, photos, logits, calibration, change="calibrated" if len(photos.fitted) else ""
     )
+
+
+def calibrate(logits: Logits, photos: Photos) -> Calibration:
+    """Fit the temperature on the labelled photos that are set aside for it; the logits (N, K) are of all photos."""
+    temperature = fit_temperature(logits[photos.fitted], photos.collection.targets[photos.fitted])
+    return Calibration(temperature=temperature, calibrated=True, note=photos.note)
+
+
+def assess_logits(
+    version: StoredVersion,
+    classifier: Classifier,
+    photos: Photos,
+    logits: Logits,
+    calibration: Calibration,
+    *,
+    change: str = "",
+) -> Assessment:
+    """Measure what a version has answered on labelled photos: logits (N, K) of all N, measured or not."""
+    collection, measured = photos.collection, photos.measured
     return Assessment(
         version=version,
+        change=change,
         engine=f"{classifier.engine.name} on {classifier.engine.device}",
         photos=photos,
         calibration=calibration,
-        evaluation=evaluation,
+        evaluation=evaluate(
+            logits[measured], collection.targets[measured], version.manifest.labels, calibration.temperature
+        ),
         mistakes=_show_mistakes(classifier, logits[measured], collection.take(measured), calibration.temperature),
     )
 
@@ -97,14 +119,32 @@ def compute_logits(
     Raises:
         InvalidData: an image is gone, or is not the one that it was.
     """
-    batches = []
+    (logits,) = compute_all_logits((classifier,), images, on_progress)
+    return logits
+
+
+def compute_all_logits(
+    classifiers: Sequence[Classifier], images: Images, on_progress: Callable[[int], None] = lambda _: None
+) -> list[Logits]:
+    """Return the logits (N, K) of each of several versions that take the same pixels, as `compute_logits` does."""
+    batches: list[list[Logits]] = [[] for _ in classifiers]
+    for start in range(0, len(images), BATCH):
+        indices = np.arange(start, min(start + BATCH, len(images)))
+        pixels = prepare_all(classifiers[0], images, indices)
+        for answers, classifier in zip(batches, classifiers, strict=True):
+            answers.append(classifier.engine.infer(pixels, spread=True))
+        on_progress(start + len(indices))
+    return [np.concatenate(answers) for answers in batches]
+
+
+def prepare_all(classifier: Classifier, images: Images, indices: Indices) -> Pixels:
+    """Return the pixels (n, H, W, C) of some images, as serving prepares them.
+
+    Raises:
+        InvalidData: an image is gone, or is not the one that it was.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(images), BATCH):
-            indices = range(start, min(start + BATCH, len(images)))
-            pixels = np.stack(list(pool.map(lambda index: _prepare(classifier, images, index), indices)))
-            batches.append(classifier.engine.infer(pixels, spread=True))
-            on_progress(indices.stop)
-    return np.concatenate(batches)
+        return np.stack(list(pool.map(lambda index: _prepare(classifier, images, int(index)), indices)))
 
 
 def write_assessment(folder: Path, assessment: Assessment) -> None:
@@ -115,7 +155,7 @@ def write_assessment(folder: Path, assessment: Assessment) -> None:
     """
     photos, manifest = assessment.photos, assessment.version.manifest
     report = Report(
-        title=f"{assessment.version}{', calibrated' if len(photos.fitted) else ''} on {photos.collection.origin}",
+        title=f"{_name(assessment)} on {photos.collection.origin}",
         test=assessment.evaluation,
         parameters=manifest.parameters,
         mistakes=assessment.mistakes,
@@ -128,17 +168,32 @@ def write_assessment(folder: Path, assessment: Assessment) -> None:
 
 def facts(assessment: Assessment) -> tuple[Fact, ...]:
     """Say what was measured, on what and with what."""
-    photos = assessment.photos
-    earlier = [found for found in fingerprints(assessment.version) if found != photos.fingerprint]
+    return describe_measurement(assessment.version, _name(assessment), assessment.photos, assessment.engine)
+
+
+def describe_measurement(version: StoredVersion, name: str, photos: Photos, engine: str) -> tuple[Fact, ...]:
+    """Say on what and with what something was measured.
+
+    Args:
+        version: that it is, or was made of.
+        name: what to call it.
+        photos: on which it answered.
+        engine: that answered, and its device.
+    """
+    earlier = [found for found in fingerprints(version) if found != photos.fingerprint]
     return (
-        ("measured version", str(assessment.version)),
+        ("measured version", name),
         ("photos", f"{photos.collection.origin}: {photos.division}"),
         ("fingerprint of the photos", photos.fingerprint),
         *((("fingerprints of earlier data", ", ".join(earlier)),) if earlier else ()),
         ("duplicates", photos.duplicates),
-        ("engine", assessment.engine),
+        ("engine", engine),
         ("measured with", ", ".join(f"{package} {version}" for package, version in versions().items())),
     )
+
+
+def _name(assessment: Assessment) -> str:
+    return ", ".join(filter(None, (str(assessment.version), assessment.change)))
 
 
 def _prepare(classifier: Classifier, images: Images, index: int) -> Pixels:

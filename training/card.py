@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from model.manifest import Manifest
 from training.evaluation import ClassScores, Evaluation, limits
+from training.precision import Reduction, list_figures
 
 _ALL_CLASSES = 30
 _WORST_CLASSES = 10
@@ -28,24 +29,29 @@ def write_card(
     facts: Sequence[tuple[str, str]] = (),
     warnings: Sequence[str] = (),
     photos: str = "",
+    reduction: Reduction | None = None,
 ) -> str:
     """Return the card of a version.
 
     Args:
         manifest: of the version.
         title: what the model is, for people.
-        difference: the largest difference of a probability between ONNX Runtime and torch.
+        difference: the largest difference of a probability between ONNX Runtime and torch, or for a version of
+            reduced precision between the engines and its own golden outputs.
         evaluation: on the test part or on `photos`; None where hubel has not measured any.
         facts: further names and values: split, fingerprint, machine, ...
         warnings: sentences about what a reader should look into before using the version.
         photos: what was measured, where it is not a held-out part of the training's data.
+        reduction: of a version of reduced precision, its figures beside those in fp32.
     """
+    fitted = photos if reduction is None or reduction.fitted_images else ""
     parts = [
         f"# {_plain(title)}",
         _introduce(manifest, evaluation),
         _section("Before you use it", _list(warnings)) if warnings else "",
+        _section(f"What {reduction.precision} costs", _compare_precisions(reduction)) if reduction else "",
         _section("Results", _tabulate_results(evaluation)) if evaluation else "",
-        _section("How sure it says it is", _explain_calibration(manifest, evaluation, photos)),
+        _section("How sure it says it is", _explain_calibration(manifest, evaluation, fitted)),
         _section("Classes", _tabulate_classes(evaluation)) if evaluation else "",
         _section("What these figures do not say", _list(limits(evaluation, photos))) if evaluation else "",
         _section("How it was made", _tabulate_facts(manifest, difference, facts)),
@@ -63,6 +69,20 @@ def _introduce(manifest: Manifest, evaluation: Evaluation | None) -> str:
     return (
         f"It names the right one of {evaluation.classes:,} classes for {evaluation.top1:.1%} of {evaluation.images:,} "
         f"test images (95% interval {low:.1%} to {high:.1%})."
+    )
+
+
+def _compare_precisions(found: Reduction) -> str:
+    how = (
+        f"The network computes in int8; the ranges of its activations are those of {found.range_images:,} calibration "
+        "images. Its weights in `model.safetensors`, and the network that explanations read, are those in fp32."
+        if found.precision == "int8"
+        else "The files are those in fp32; convolutions and matrix products are computed in bf16."
+    )
+    table = _table(("", "fp32", found.precision, "change"), list_figures(found))
+    return (
+        f"Made of {found.base} by `hubel optimize --{found.precision}`. {how} The figures are of {found.images:,} "
+        f"other images of {_plain(found.data)}; both versions ran in turns, with all cores at work.\n\n{table}"
     )
 
 
@@ -147,7 +167,7 @@ def _tabulate_facts(manifest: Manifest, difference: float, facts: Sequence[tuple
         ("source", origin.source),
         ("licence", origin.licence),
         ("calibrated", "yes" if manifest.calibration.calibrated else "no"),
-        (f"ONNX Runtime against {_reference(manifest)}", f"largest difference of a probability {difference:.1e}"),
+        (_compared(manifest), f"largest difference of a probability {difference:.1e}"),
         *((name.replace("_", " "), f"{value:.4f}") for name, value in manifest.metrics.items()),
         *facts,
         ("recipe", _enumerate(origin.recipe)),
@@ -158,8 +178,10 @@ def _tabulate_facts(manifest: Manifest, difference: float, facts: Sequence[tuple
     return _table(("", ""), [row for row in rows if row[1]])
 
 
-def _reference(manifest: Manifest) -> str:
-    return "torch" if "torch" in manifest.engines else "the imported file"
+def _compared(manifest: Manifest) -> str:
+    if manifest.precision != "fp32":
+        return "engines against the golden outputs"
+    return f"ONNX Runtime against {'torch' if 'torch' in manifest.engines else 'the imported file'}"
 
 
 def _enumerate(values: Mapping[str, JsonValue]) -> str:

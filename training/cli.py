@@ -1,4 +1,4 @@
-"""The commands that make and measure models: `setup`, `train`, `import`, `evaluate`.
+"""The commands that make and measure models: `setup`, `train`, `import`, `evaluate`, `optimize`.
 
 They need the extra `[torch]`; only an archive of 'hubel export' is imported without it.
 """
@@ -16,6 +16,7 @@ from training.commands.diff import diff
 from training.commands.evaluate import evaluate
 from training.commands.finishing import require_torch
 from training.commands.import_model import IMAGENET, import_imagenet, import_model
+from training.commands.optimize import optimize
 from training.commands.options import RegistryOption
 from training.commands.train import train, train_and_publish
 from training.job import Job
@@ -29,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(train)
     app.command("import")(import_model)
     app.command()(evaluate)
+    app.command()(optimize)
 
 
 def add_model_commands(models_app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ Every module that speaks of single images means them by their index in a collect
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from model.preprocessing import Pixels
 PartName = Literal["train", "validation", "test"]
 Targets = NDArray[np.int64]
 Indices = NDArray[np.int64]
+
+UNKNOWN: Final = -1  # the class of an image without a label, and of a label that a version does not know
 
 
 class Images(Protocol):
@@ -106,9 +108,9 @@ class Collection:
         name: what the data is called, a proposal for the model's name.
         origin: where it comes from, for the card.
         licence: its licence as far as it is known.
-        labels: the K classes' names.
+        labels: the K classes' names; none where the images have no labels.
         images: the N images.
-        targets: each image's class index, (N,).
+        targets: each image's class index, (N,); `UNKNOWN` where it has no label.
         parts: the part that the owner has put each image into, (N,); "" where they have not.
         notes: what the reader of the data left out or chose, in sentences.
     """

@@ -1,11 +1,13 @@
 """What an answer costs: its time on this machine, and its arithmetic.
 
-Measures whatever it is given to run; knows no engine and no registry.
+Measures whatever it is given to run; knows no runtime and no registry.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +15,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.engines.base import Engine
 from model.preprocessing import Pixels
 
+_ROUNDS = 5
 _FEWEST_RUNS = 3
 
 
@@ -57,6 +61,74 @@ def measure_latency(
         median = _median_time(run, pixels[np.arange(batch) % len(pixels)], seconds, clock)
         rows.append(Latency(engine, threads, batch, median_ms=1000 * median, images_per_second=batch / median))
     return rows
+
+
+@dataclass(frozen=True)
+class Race:
+    """Images per second of two engines that ran in turns, with all cores at work.
+
+    Attributes:
+        batch: images in a run.
+        first: the median over the rounds, of the first engine.
+        second: and of the second.
+        ratio: the median of the second engine's rate divided by that of the first in the same round.
+        rounds: how many there were.
+    """
+
+    batch: int
+    first: float
+    second: float
+    ratio: float
+    rounds: int
+
+
+def race(
+    engines: tuple[Engine, Engine],
+    pixels: Pixels,
+    *,
+    batch: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Race:
+    """Measure two engines in turns, the order changing with every round, so that a slower machine slows both.
+
+    An engine whose runs stay on one core has as many at a time as there are cores, as under load; another one has
+    one run at a time, on all cores. What a first run costs is left out.
+
+    Args:
+        engines: the two.
+        pixels: uint8 (N, H, W, C), N at least 1; they are repeated where a batch is larger.
+        batch: images in a run.
+        seconds: how long both together are measured, in five rounds; a turn is one run on every core at the least.
+        clock: seconds that only grow.
+    """
+    images = pixels[np.arange(batch) % len(pixels)]
+    for engine in engines:
+        _images_per_second(engine, images, 0, clock)
+    rates: tuple[list[float], list[float]] = ([], [])
+    for number in range(_ROUNDS):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            rates[side].append(_images_per_second(engines[side], images, seconds / (2 * _ROUNDS), clock))
+    first, second = map(statistics.median, rates)
+    ratio = statistics.median(after / before for before, after in zip(*rates, strict=True))
+    return Race(batch, first, second, ratio, rounds=_ROUNDS)
+
+
+def _images_per_second(engine: Engine, images: Pixels, seconds: float, clock: Callable[[], float]) -> float:
+    """Run an engine for so long, and once on every core at the least."""
+    streams = (os.cpu_count() or 1) if engine.one_core else 1
+
+    def run(_: int) -> float:
+        start, runs = clock(), 0
+        while not runs or clock() - start < seconds:
+            engine.infer(images, spread=not engine.one_core)
+            runs += 1
+        return runs * len(images) / (clock() - start)
+
+    if streams == 1:
+        return run(0)
+    with ThreadPoolExecutor(streams) as pool:
+        return sum(pool.map(run, range(streams)))
 
 
 def _median_time(run: Callable[[Pixels], object], pixels: Pixels, seconds: float, clock: Callable[[], float]) -> float:

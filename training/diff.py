@@ -21,7 +21,6 @@ from model.manifest import Manifest
 from model.preprocessing import Pixels
 from model.registry import StoredVersion
 from training.answers import (
-    UNKNOWN,
     Answers,
     Session,
     SharedClasses,
@@ -30,7 +29,7 @@ from training.answers import (
     name_unreadable,
     share_classes,
 )
-from training.collection import Collection
+from training.collection import UNKNOWN, Collection
 from training.metrics import expected_calibration_error, interval
 from training.sources.place import mention, printable
 
@@ -269,13 +268,13 @@ def compare(
         data=photos.origin,
         fingerprint=session.fingerprint,
         images=len(truths),
-        agreement=_share(first.classes == second.classes),
+        agreement=share(first.classes == second.classes),
         mean_probability_change=float(change.mean()),
         largest_probability_change=float(change[largest]),
         largest_change_image=photos.images.name(int(session.readable[largest])),
         baseline=describe(0),
         candidate=describe(1),
-        verdict=_judge(session.answers, truths) if photos.labels else None,
+        verdict=judge_pairs(*(each.classes == truths for each in session.answers)) if photos.labels else None,
         per_class=_compare_classes(session.answers, truths, shared.labels) if photos.labels else (),
         contract=compare_contracts(baseline.manifest, candidate.manifest),
         differences=_list_differences(photos, session, truths, shared.labels),
@@ -298,6 +297,24 @@ def mcnemar(only_first: int, only_second: int) -> float:
         term = term * (pairs - drawn) // (drawn + 1)
         total += term
     return min(1.0, 2 * total / (1 << pairs))
+
+
+def share(chosen: NDArray[np.bool_]) -> Share:
+    """Count the images that are chosen, (N,) with N of at least 1."""
+    count, of = int(chosen.sum()), len(chosen)
+    return Share(count=count, of=of, value=count / of, interval=interval(count / of, of))
+
+
+def judge_pairs(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
+    """Compare which images a baseline gets right, (N,), with those that a candidate gets right, (N,)."""
+    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
+    return Verdict(
+        both=int((first & second).sum()),
+        only_baseline=lost,
+        only_candidate=won,
+        neither=int((~first & ~second).sum()),
+        p_value=mcnemar(lost, won),
+    )
 
 
 def time_in_turns(
@@ -330,6 +347,11 @@ def time_in_turns(
         for side in (0, 1):
             rows[side].append(_timing(batch, times[side]))
     return tuple(rows[0]), tuple(rows[1])
+
+
+def file_that_runs(engine: str) -> str:
+    """Return which file of a version an engine loads."""
+    return WEIGHTS if engine == "torch" else NETWORK
 
 
 def compare_contracts(baseline: Manifest, candidate: Manifest) -> Contract:
@@ -368,11 +390,6 @@ def _timing(batch: int, times: list[float]) -> Timing:
     return Timing(batch=batch, median_ms=1000 * float(median), p95_ms=1000 * float(late), runs=len(times))
 
 
-def _share(chosen: NDArray[np.bool_]) -> Share:
-    count, of = int(chosen.sum()), len(chosen)
-    return Share(count=count, of=of, value=count / of, interval=interval(count / of, of))
-
-
 def _describe(
     version: StoredVersion,
     classifier: Classifier,
@@ -391,7 +408,7 @@ def _describe(
         # The error is of the predicted class alone: one column for it, and one that stands for all others.
         scores = np.stack([answers.probabilities[known], np.zeros(known.sum())], axis=1)
         ece = expected_calibration_error(scores, np.where(right[known], 0, 1))
-    file = NETWORK if engine.name == "onnx" else WEIGHTS
+    file = file_that_runs(engine.name)
     calibration = manifest.calibration
     return Side(
         version=str(version),
@@ -399,7 +416,7 @@ def _describe(
         classes=len(manifest.labels),
         parameters=manifest.parameters,
         network_bytes=manifest.files[file].bytes,
-        accuracy=None if (truths == UNKNOWN).all() else _share(right),
+        accuracy=None if (truths == UNKNOWN).all() else share(right),
         reliance=Reliance(
             temperature=calibration.temperature,
             calibrated=calibration.calibrated,
@@ -408,18 +425,6 @@ def _describe(
             ece=ece,
         ),
         timings=timings,
-    )
-
-
-def _judge(answers: tuple[Answers, Answers], truths: NDArray[np.int64]) -> Verdict:
-    first, second = (each.classes == truths for each in answers)
-    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
-    return Verdict(
-        both=int((first & second).sum()),
-        only_baseline=lost,
-        only_candidate=won,
-        neither=int((~first & ~second).sum()),
-        p_value=mcnemar(lost, won),
     )
 
 

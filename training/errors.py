@@ -4,6 +4,8 @@ TrainingError
 ├── InvalidData            the data is not there, or not in a form that is understood
 │   └── UnreadableImages   more images cannot be decoded than is tolerated
 ├── InvalidSource          what is to be imported is not what an import takes
+├── NotReducible           no version of less precision can be made of this one
+│   └── NotQuantizable     its network cannot be brought to int8
 ├── LeakageFound           the parts share images
 ├── InvalidRecipe          a setting of the run contradicts the data or another setting
 ├── RunNotFound            there is no stopped run to go on with, or it is of another recipe
@@ -27,6 +29,14 @@ class UnreadableImages(InvalidData):
 
 class InvalidSource(TrainingError):
     """A file to import is missing, unsafe, not understood, or contradicts its labels or its options."""
+
+
+class NotReducible(TrainingError):
+    """A version is of reduced precision already, lacks what another would be made of, or nothing here runs it."""
+
+
+class NotQuantizable(NotReducible):
+    """A network has nothing that int8 would speed up, or something that cannot be brought to it."""
 
 
 class LeakageFound(TrainingError):

@@ -1,4 +1,4 @@
-"""The photos that `hubel evaluate` measures a version on: read, looked through, and divided for a calibration.
+"""The photos that a version is measured on: read, looked through, and divided for a calibration.
 
 Knows what the version's classes are called, and nothing of what it answers.
 """
@@ -21,6 +21,7 @@ from training.job import MAX_UNREADABLE
 from training.labels import match_labels
 from training.leakage import check_leakage
 from training.progress import Display
+from training.sources.loose import find_loose
 from training.sources.open import open_collection
 from training.sources.place import printable
 from training.survey import Survey, survey
@@ -42,8 +43,9 @@ class Wish:
         download: whether a named data set may be fetched.
         label_column: of a table.
         max_unreadable: the share of the images that may be unreadable, 0 to 1.
-        calibrate: fit the temperature on a part of the images and measure the others.
+        calibrate: set a part of the images aside to calibrate on, and measure the others.
         seed: of the halves, where the data has no validation and test parts.
+        unlabelled: whether a folder of images without labels will do.
     """
 
     data: str
@@ -53,6 +55,7 @@ class Wish:
     max_unreadable: float = MAX_UNREADABLE
     calibrate: bool = False
     seed: int = 0
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class Photos:
     """The images that take part, none of them unreadable.
 
     Attributes:
-        collection: their labels are the version's K, in its order.
-        fitted: what the temperature is fitted on, rising; empty without calibration.
+        collection: their labels are the version's K, in its order; none, where the images have none.
+        fitted: what is calibrated on, rising; empty without calibration.
         measured: what is measured, rising; no picture is in both.
         division: how the two were chosen, or which images are measured.
         note: what the temperature was fitted on, in a sentence; empty without calibration.
         fingerprint: SHA-256 of the images; the one that a training on them has, if all the data takes part.
+        known: whether the version's card says that it was made with these very images.
         duplicates: what the images have of copies, in a sentence.
         warnings: what a reader of the figures should know, in sentences.
     """
@@ -76,8 +80,14 @@ class Photos:
     division: str
     note: str
     fingerprint: str
+    known: bool
     duplicates: str
     warnings: tuple[str, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.collection.labels)
 
 
 def gather(wish: Wish, version: StoredVersion, work: Path, display: Display) -> Photos:
@@ -91,25 +101,25 @@ def gather(wish: Wish, version: StoredVersion, work: Path, display: Display) -> 
 
     Raises:
         InvalidData: the data is missing or in no known form, its labels are not the version's, or there are
-            too few images to fit a temperature on.
+            too few images to calibrate on.
         UnreadableImages: more images cannot be decoded than `wish.max_unreadable`.
     """
-    whole = open_collection(
-        wish.data, root=wish.root, download=wish.download, work=work, label_column=wish.label_column
-    )
+    whole = _open(wish, work)
     chosen, what = _choose_part(whole, wish.calibrate)
     picked = whole.take(chosen)
-    places = _place_labels(picked, version)
+    collection = _place_labels(picked, version) if picked.labels else picked
     display.say(f"{whole.origin}: {len(whole):,} images; taken: {what}, {len(picked):,}")
-    looked = _look(picked, len(picked) == len(whole), wish.max_unreadable, display)
-    collection = replace(picked, labels=version.manifest.labels, targets=places[picked.targets]).take(looked.readable)
+    complete = len(picked) == len(whole) and bool(picked.labels)
+    looked = _look(picked, complete, wish.max_unreadable, display)
+    collection = collection.take(looked.readable)
+    known = looked.fingerprint in fingerprints(version)
     groups, duplicates, copies = _find_copies(collection, looked, display)
     warnings = (
         *whole.notes,
         *_unreadable(picked, looked),
         *copies,
         *_missing_classes(collection),
-        *_known_already(version, looked.fingerprint),
+        *_known_already(version, known),
     )
     for text in warnings:
         display.warn(text)
@@ -120,6 +130,7 @@ def gather(wish: Wish, version: StoredVersion, work: Path, display: Display) -> 
         division=f"{what}, {len(collection):,}",
         note="",
         fingerprint=looked.fingerprint,
+        known=known,
         duplicates=duplicates,
         warnings=warnings,
     )
@@ -130,7 +141,7 @@ def halve(targets: Targets, groups: NDArray[np.int64], seed: int) -> tuple[Indic
     """Divide N images into two halves, each class as evenly as it goes; copies stay together.
 
     Args:
-        targets: class indices, (N,).
+        targets: class indices, (N,); any one number where there are no classes.
         groups: a number for each image, (N,); copies have the same. A group counts as one image of the class of
             its first.
         seed: of the division.
@@ -154,6 +165,13 @@ def fingerprints(version: StoredVersion) -> list[str]:
     return list(dict.fromkeys(_FINGERPRINT.findall(read_card(version.folder))))
 
 
+def _open(wish: Wish, work: Path) -> Collection:
+    loose = find_loose(wish.data) if wish.unlabelled and wish.label_column is None else None
+    if loose is not None:
+        return loose
+    return open_collection(wish.data, root=wish.root, download=wish.download, work=work, label_column=wish.label_column)
+
+
 def _choose_part(collection: Collection, calibrate: bool) -> tuple[Indices, str]:
     """Return the images that take part, and what to call them."""
     parts = collection.parts
@@ -168,13 +186,13 @@ def _choose_part(collection: Collection, calibrate: bool) -> tuple[Indices, str]
     return np.arange(len(parts)), "all images"
 
 
-def _place_labels(picked: Collection, version: StoredVersion) -> NDArray[np.int64]:
-    """Return the version's class index for each label that occurs; of the others, nothing is known or asked."""
+def _place_labels(picked: Collection, version: StoredVersion) -> Collection:
+    """Return the images under the version's classes; of labels that do not occur, nothing is known or asked."""
     occurring = np.unique(picked.targets)
     places = np.zeros(len(picked.labels), np.int64)
     found = [picked.labels[target] for target in occurring]
     places[occurring] = match_labels(found, version.manifest.labels, str(version))
-    return places
+    return replace(picked, labels=version.manifest.labels, targets=places[picked.targets])
 
 
 def _look(picked: Collection, complete: bool, max_unreadable: float, display: Display) -> Survey:
@@ -231,9 +249,9 @@ def _find_copies(
     return duplicate_groups(pairs, len(collection)), leakage.record, (*leakage.warnings, *left_out)
 
 
-def _known_already(version: StoredVersion, fingerprint: str) -> tuple[str, ...]:
+def _known_already(version: StoredVersion, known: bool) -> tuple[str, ...]:
     """Warn where the card has the fingerprint of these images: a training's, or an earlier calibration's."""
-    if fingerprint not in fingerprints(version):
+    if not known:
         return ()
     return (
         f"{version} was made with these very images, as the fingerprint in its card says: on images that it was "
@@ -243,13 +261,13 @@ def _known_already(version: StoredVersion, fingerprint: str) -> tuple[str, ...]:
 
 def _missing_classes(collection: Collection) -> tuple[str, ...]:
     known, seen = len(collection.labels), len(np.unique(collection.targets))
-    if seen == known:
+    if seen == known or not known:
         return ()
     return (f"{seen:,} of the {known:,} classes have images here; how well the others are recognised is not measured.",)
 
 
 def _divide(photos: Photos, groups: NDArray[np.int64], seed: int) -> Photos:
-    """Choose what the temperature is fitted on and what is measured."""
+    """Choose what is calibrated on and what is measured."""
     collection = photos.collection
     validation, test = (np.flatnonzero(collection.parts == part) for part in ("validation", "test"))
     if len(validation) and len(test):
@@ -271,8 +289,8 @@ def _divide(photos: Photos, groups: NDArray[np.int64], seed: int) -> Photos:
         )
     if len(fitted) < FEWEST_FITTED or not len(measured):
         raise InvalidData(
-            f"{len(fitted):,} images to fit a temperature on and {len(measured):,} to measure it on are too few: it "
-            f"takes {FEWEST_FITTED} to fit, and others to measure; copies stay on one side, and where the data has no "
+            f"{len(fitted):,} images to calibrate on and {len(measured):,} to measure are too few: it takes "
+            f"{FEWEST_FITTED} to calibrate, and others to measure; copies stay on one side, and where the data has no "
             "validation and test parts, each side has half of the images"
         )
     return replace(photos, fitted=fitted, measured=measured, division=division, note=note)

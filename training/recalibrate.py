@@ -1,14 +1,12 @@
 """The next version of a model: the same files as another, at a temperature that was fitted on other photos."""
 
-import datetime as dt
-import shutil
-
 from model.checkpoint import CARD, REPORT
 from model.classifier import check_staged
 from model.errors import RegistryUnavailable
 from model.registry import Registry, StoredVersion
 from training.assess import Assessment, facts, write_assessment
 from training.card import write_card
+from training.derived import copy_files, derive_manifest
 from training.study import figures
 
 
@@ -27,23 +25,14 @@ def publish_calibrated(registry: Registry, assessment: Assessment, alias: str | 
 
 def _publish_calibrated(registry: Registry, assessment: Assessment, alias: str | None) -> StoredVersion:
     base = assessment.version
-    manifest = base.manifest.model_copy(
-        update={
-            "calibration": assessment.calibration,
-            "metrics": figures(assessment.evaluation),
-            "provenance": base.manifest.provenance.model_copy(
-                update={
-                    "created": dt.datetime.now(dt.UTC).replace(microsecond=0),
-                    "source": f"hubel evaluate --calibrate, of {base}; {base.manifest.provenance.source}",
-                }
-            ),
-        }
+    manifest = derive_manifest(
+        base,
+        "hubel evaluate --calibrate",
+        calibration=assessment.calibration,
+        metrics=figures(assessment.evaluation),
     )
     with registry.staging(base.name) as folder:
-        for name in base.manifest.files:
-            if name != CARD and not name.startswith(f"{REPORT}/"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(base.folder / name, folder / name)
+        copy_files(base, folder)
         difference = check_staged(folder, manifest)
         write_assessment(folder / REPORT, assessment)
         card = write_card(

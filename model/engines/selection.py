@@ -16,6 +16,8 @@ from model.registry import StoredVersion
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+
 DEVICE_PATTERN = r"auto|cpu|cuda(:[0-9]+)?"
 
 
@@ -87,7 +89,7 @@ def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> E
 
 def is_installed(engine: str) -> bool:
     """Say whether an engine's package is installed, without importing it."""
-    return importlib.util.find_spec({"onnx": "onnxruntime", "torch": "torch"}[engine]) is not None
+    return importlib.util.find_spec(_PACKAGES[engine]) is not None
 
 
 def _installed(engine: str) -> str:

@@ -19,7 +19,7 @@ from model.preprocessing import Pixels
 
 
 class TorchEngine:
-    """The version's architecture, built anew, with its weights."""
+    """The version's architecture, built anew, with its weights; in bf16 where its manifest says so."""
 
     name = "torch"
     one_core = False
@@ -55,12 +55,15 @@ class TorchEngine:
             ) from error
         pixel_network = PixelNetwork(network, manifest.preprocessing.mean, manifest.preprocessing.std)
         self._network = pixel_network.eval().to(device).to(memory_format=torch.channels_last)
+        self._bf16 = manifest.precision == "bf16"
 
     @torch.inference_mode()
     def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
-        logits = self._network(torch.from_numpy(pixels).to(self.device))
-        return np.asarray(logits.cpu().numpy(), dtype=np.float32)  # waits for the device
+        # The weights stay fp32; convolutions and matrix products compute in bf16.
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
+            logits = self._network(torch.from_numpy(pixels).to(self.device))
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)  # waits for the device
 
     def stop(self) -> None:
         """Do nothing: torch has no way to stop a run."""

@@ -1,22 +1,22 @@
 """`hubel models diff`: two versions on the same images, side by side, and remembered where they are of one model."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from model.registry import DEFAULT_ROOT, Registry, StoredVersion
 from model.state import DiffRecord
 from model.types import ModelRef
 from training.commands.options import LabelColumnOption, QuietOption, RegistryOption, RootOption, UnreadableOption
+from training.commands.tables import tabulate
 from training.job import MAX_UNREADABLE
 
 if TYPE_CHECKING:
@@ -141,11 +141,11 @@ def _print(found: "Diff", console: Console) -> None:
     )
     if found.verdict is not None:
         console.print(Text(judge(found.verdict, a, b)))
-    console.print(_tabulate(("", f"A: {a}", f"B: {b}", "B against A"), list_figures(found)))
+    console.print(tabulate(("", f"A: {a}", f"B: {b}", "B against A"), list_figures(found)))
     if losses := list_losses(found, _LISTED):
-        console.print(_tabulate(("classes that changed most", "A gets right", "B gets right", "change"), losses))
+        console.print(tabulate(("classes that changed most", "A gets right", "B gets right", "change"), losses))
     if contract := list_contract(found.contract):
-        console.print(_tabulate(("what else differs", "A", "B"), contract, right=False))
+        console.print(tabulate(("what else differs", "A", "B"), contract, right=False))
     if found.differences:
         console.print(_list_differences(found))
 
@@ -162,14 +162,4 @@ def _list_differences(found: "Diff") -> Table:
     ]
     first = f"images that differ, {len(shown)} of {len(found.differences):,}"
     headings = (first, "A", "B", "it is") if found.labelled else (first, "A", "B")
-    return _tabulate(headings, rows, right=False)
-
-
-def _tabulate(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: bool = True) -> Table:
-    """Make a table whose cells go over several lines rather than lose their ends."""
-    first, *others = headings
-    columns = [Column(Text(name), justify="right" if right else "left", overflow="fold") for name in others]
-    table = Table(Column(Text(first), overflow="fold"), *columns, box=box.SIMPLE, padding=(0, 1))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+    return tabulate(headings, rows, right=False)

@@ -3,9 +3,8 @@
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -33,24 +32,26 @@ def check_destination(store: Registry, name: str, alias: str | None) -> None:
     store.forget_empty(name)
 
 
-def require_torch(command: str) -> None:
-    """End a command that needs torch, where torch is not installed, with the line to type."""
-    if importlib.util.find_spec("torch") is None:
-        typer.echo(f"hubel: '{command}' needs torch, which is not installed: pip install 'hubel[torch]'", err=True)
+def require_torch(command: str, package: str = "torch") -> None:
+    """End a command that needs torch, or what comes with it, where that is not installed, with the line to type."""
+    if importlib.util.find_spec(package) is None:
+        typer.echo(f"hubel: '{command}' needs {package}, which is not installed: pip install 'hubel[torch]'", err=True)
         raise typer.Exit(_USAGE)
 
 
 @contextmanager
-def stoppable(checkpoint: Path) -> Iterator[None]:
-    """Let SIGTERM tidy up as Ctrl-C does, and end both with a line instead of a traceback."""
+def stoppable(left: Callable[[], str]) -> Iterator[None]:
+    """Let SIGTERM tidy up as Ctrl-C does, and end both with a line instead of a traceback.
+
+    Args:
+        left: says what there is of the work that was stopped.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as error:
         if (rank := os.environ.get("RANK", "0")) == "0":
-            kept = f"its checkpoint is kept, go on with --resume ({checkpoint})"
-            rest = kept if checkpoint.exists() else "it had come to no checkpoint"
-            typer.echo(f"hubel: {str(error) or 'stopped'}; {rest}", err=True)
+            typer.echo(f"hubel: {str(error) or 'stopped'}; {left()}", err=True)
         else:
             typer.echo(f"hubel: process {rank}: {str(error) or 'stopped'}", err=True)
         raise typer.Exit(_STOPPED) from error

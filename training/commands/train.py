@@ -145,7 +145,12 @@ def train_and_publish(
     checkpoint = runs / name / "checkpoint.pt"
     if os.environ.get("RANK", "0") == "0":  # the process that leads; before torch is imported, which takes seconds
         check_destination(store, name, alias)
-    with stoppable(checkpoint):
+
+    def left() -> str:
+        kept = f"its checkpoint is kept, go on with --resume ({checkpoint})"
+        return kept if checkpoint.exists() else "it had come to no checkpoint"
+
+    with stoppable(left):
         from training.distributed import joined
         from training.progress import Display
         from training.run import Run

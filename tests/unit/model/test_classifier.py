@@ -4,11 +4,12 @@ import pytest
 from model.checkpoint import GOLDEN, Golden, digest_files, read_golden, write_golden
 from model.classifier import Classifier, check_golden, load_classifier, softmax
 from model.engines import selection
+from model.engines.base import Logits
 from model.engines.onnx import OnnxEngine
 from model.engines.selection import EngineChoice
 from model.engines.torch import TorchEngine
 from model.errors import CorruptCheckpoint, EngineUnavailable, GoldenMismatch
-from model.preprocessing import ImageLimits
+from model.preprocessing import ImageLimits, Pixels
 from model.registry import StoredVersion
 from tests.fakes import FakeEngine, encode, noise
 
@@ -99,3 +100,37 @@ def test_temperature_flattens_and_large_logits_do_not_overflow() -> None:
 def test_equal_probabilities_keep_the_classes_order(tiny: StoredVersion) -> None:
     classifier = Classifier(tiny.manifest, FakeEngine())
     assert [p.index for p in classifier.top(np.array([0.2, 0.4, 0.4], np.float32), 3)] == [1, 2, 0]
+
+
+class Answers(FakeEngine):
+    """An engine that gives these probabilities."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = np.log(np.array(probabilities, np.float32))
+
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
+        return self.logits
+
+
+def check_answers(tiny: StoredVersion, found: list[float], expected: list[float], **changes: object) -> float:
+    golden = Golden(np.zeros((1, 12, 12, 3), np.uint8), np.log(np.array([expected], np.float32)))
+    return check_golden(Answers([found]), golden, tiny.manifest.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_version_of_reduced_precision_may_differ_by_its_tolerance(tiny: StoredVersion, precision: str) -> None:
+    changes = {"precision": precision, "tolerance": 0.1}
+    assert check_answers(tiny, [0.56, 0.24, 0.2], [0.65, 0.2, 0.15], **changes) == pytest.approx(0.09, abs=1e-6)
+    with pytest.raises(GoldenMismatch, match=r"the tolerance is 0\.1"):
+        check_answers(tiny, [0.53, 0.27, 0.2], [0.65, 0.2, 0.15], **changes)
+    with pytest.raises(GoldenMismatch, match=r"the tolerance is 0\.001"):
+        check_answers(tiny, [0.56, 0.24, 0.2], [0.65, 0.2, 0.15])
+
+
+def test_where_golden_outputs_leave_no_doubt_reduced_precision_must_name_the_same_class(tiny: StoredVersion) -> None:
+    wide = {"precision": "int8", "tolerance": 0.4}
+    with pytest.raises(GoldenMismatch, match="another class than the golden outputs for 1 of 1 images"):
+        check_answers(tiny, [0.4, 0.45, 0.15], [0.55, 0.3, 0.15], **wide)
+    assert check_answers(tiny, [0.4, 0.45, 0.15], [0.45, 0.4, 0.15], **wide) == pytest.approx(0.05, abs=1e-6)
+    assert check_answers(tiny, [0.4, 0.45, 0.15], [0.55, 0.3, 0.15], tolerance=0.4) == pytest.approx(0.15, abs=1e-6)

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from model.engines.onnx import OnnxEngine
 from model.engines.selection import Candidate, EngineChoice, candidates, open_engine
 from model.engines.torch import TorchEngine
 from model.errors import CorruptCheckpoint, EngineUnavailable
+from model.manifest import REDUCED_TOLERANCE
 from model.registry import StoredVersion
 
 BOTH = ("onnx", "torch")
@@ -36,6 +38,26 @@ def test_any_number_of_images_gives_each_its_own_logits(count: int, engine: Engi
 def test_engines_repeat_the_golden_outputs(engine: Engine, tiny: StoredVersion) -> None:
     golden = read_golden(tiny.folder)
     assert np.abs(engine.infer(golden.pixels) - golden.logits).max() < 1e-4
+
+
+def in_bf16(version: StoredVersion) -> StoredVersion:
+    manifest = version.manifest.model_copy(update={"precision": "bf16", "tolerance": REDUCED_TOLERANCE})
+    return dataclasses.replace(version, manifest=manifest)
+
+
+def test_torch_computes_a_bf16_version_in_bf16_and_answers_in_float32(tiny: StoredVersion) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+    fp32, bf16 = (open_engine(version, Candidate("torch", "cpu"), 1).infer(pixels) for version in (tiny, in_bf16(tiny)))
+    assert bf16.dtype == np.float32
+    assert bf16.shape == fp32.shape
+    assert 0 < np.abs(bf16 - fp32).max() < 0.05
+    assert np.array_equal(torch.from_numpy(bf16).bfloat16().float().numpy(), bf16)
+
+
+@needs_cuda
+def test_a_cuda_device_computes_in_bf16(tiny: StoredVersion) -> None:
+    version = in_bf16(tiny)
+    check_golden(open_engine(version, Candidate("torch", "cuda"), 1), read_golden(tiny.folder), version.manifest)
 
 
 @needs_cuda

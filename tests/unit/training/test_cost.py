@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.preprocessing import Pixels
-from training.cost import count_flops, measure_latency
+from training.cost import count_flops, measure_latency, race
 
 
 class Clock:
@@ -66,3 +66,43 @@ def test_counting_leaves_every_module_in_its_mode() -> None:
     count_flops(network, torch.ones(2, 1, 5, 5))
     assert [module.training for module in network.modules()] == [True, True, False]
     assert norm.num_batches_tracked == 0
+
+
+class Runner:
+    """An engine that notes its runs; a run on one core takes as long as the clock says."""
+
+    name, device = "fake", "cpu"
+
+    def __init__(self, log: list[tuple["Runner", int, bool]], *, one_core: bool) -> None:
+        self.one_core = one_core
+        self._log = log
+
+    def infer(self, pixels: Pixels, *, spread: bool = False) -> np.ndarray:
+        self._log.append((self, len(pixels), spread))
+        return np.zeros((len(pixels), 2), np.float32)
+
+    def stop(self) -> None:
+        """It never takes long."""
+
+
+def test_two_engines_run_in_turns_and_each_as_it_would_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    log: list[tuple[Runner, int, bool]] = []
+    one, all_cores = Runner(log, one_core=True), Runner(log, one_core=False)
+    times = iter(np.arange(0, 1e6).tolist())  # every look at the clock is a second later
+    found = race((one, all_cores), np.zeros((3, 4, 4, 1), np.uint8), batch=2, seconds=0, clock=lambda: next(times))
+    order = [engine for engine, _, _ in log]
+    assert order == [one, all_cores, *[one, all_cores, all_cores, one] * 2, one, all_cores]
+    assert {(engine, count, spread) for engine, count, spread in log} == {(one, 2, False), (all_cores, 2, True)}
+    assert (found.batch, found.first, found.second, found.ratio, found.rounds) == (2, 1, 1, 1, 5)
+
+
+def test_an_engine_whose_runs_stay_on_one_core_has_as_many_at_once_as_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    log: list[tuple[Runner, int, bool]] = []
+    one, other = Runner(log, one_core=True), Runner(log, one_core=False)
+    race((one, other), np.zeros((1, 4, 4, 1), np.uint8), batch=1, seconds=0)
+    runs = [engine for engine, _, _ in log]
+    assert (runs.count(one), runs.count(other)) == (18, 6)
