@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from model.classifier import Classifier, load_classifier
-from model.engines.selection import EngineChoice
 from model.errors import ModelError
 from model.preprocessing import ImageLimits
 from model.registry import Registry, StoredVersion
@@ -53,7 +52,7 @@ class Loader:
         self._metrics = metrics
         self._on_change = on_change
         self._on_hang = on_hang
-        self._choice = EngineChoice(settings.engine, settings.device, settings.compute_threads)
+        self._choice = settings.engine_choice
         limits = ImageLimits(
             settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes
         )
