@@ -24,7 +24,7 @@ FROM tools AS torch-environment
 COPY requirements.lock /
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     uv venv --quiet /opt/hubel \
- && uv pip install --quiet --python /opt/hubel --constraints /requirements.lock "hubel[torch,s3,timm] @ file://$(ls /wheels/*.whl)"
+ && uv pip install --quiet --python /opt/hubel --constraints /requirements.lock "hubel[torch,openvino,s3,timm] @ file://$(ls /wheels/*.whl)"
 
 # ---- a registry with the default models
 FROM torch-environment AS registry

@@ -64,7 +64,7 @@ sbom: $(STAMP) ## list what the image serves with (CycloneDX: versions, hashes, 
 	$(BIN)/python -m deploy.sbom dist/hubel.cdx.json
 
 lock: $(UV) ## pin every dependency anew
-	$(COMPILE) --extra torch --extra s3 --extra timm --group dev --output-file requirements.lock
+	$(COMPILE) --extra torch --extra openvino --extra s3 --extra timm --group dev --output-file requirements.lock
 	$(COMPILE) --extra s3 --constraints requirements.lock --output-file requirements-serve.lock
 
 clean: ## remove what was made, but not the registry

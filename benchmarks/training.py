@@ -25,11 +25,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
+from model.allocator import keep_memory
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
 from model.preprocessing import Preprocessing
 from training import transfer
-from training.allocator import keep_memory
 from training.config import Precision, TrainConfig
 from training.data import Part, load_part
 from training.distributed import Group

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Golden, digest_files, read_golden, verify_files
 from model.engines.base import Engine, Logits
-from model.engines.selection import EngineChoice, candidates, is_installed, open_engine
+from model.engines.ranking import fastest_first
+from model.engines.selection import EngineChoice, is_installed, open_engine
 from model.errors import CorruptCheckpoint, EngineUnavailable, GoldenMismatch, ModelError
 from model.manifest import Manifest
 from model.preprocessing import ImageLimits, Pixels, PreparedImage, load_decoders, prepare_image, prepare_in_steps
@@ -71,7 +72,7 @@ def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
     verify_files(version.folder, version.manifest)
     golden = read_golden(version.folder)
     failures: list[ModelError] = []
-    for candidate in candidates(choice, version.manifest.engines):
+    for candidate in fastest_first(version, choice):
         try:
             engine = open_engine(version, candidate, choice.threads)
             check_golden(engine, golden, version.manifest)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from model.classifier import Classifier, load_classifier
-from model.engines.selection import EngineChoice
 from model.errors import ModelError
 from model.preprocessing import ImageLimits, Pixels
 from model.registry import Registry, StoredVersion
@@ -60,7 +59,7 @@ class Loader:
         self._metrics = metrics
         self._on_change = on_change
         self._on_hang = on_hang
-        self._choice = EngineChoice(settings.engine, settings.device, settings.cores)
+        self._choice = settings.engine_choice
         limits = ImageLimits(
             settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes
         )

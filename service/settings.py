@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from model.engines.selection import DEVICE_PATTERN
+from model.engines.selection import DEVICE_PATTERN, EngineChoice
 from model.errors import InvalidReference, Limit
 from model.registry import DEFAULT_ROOT
 from model.types import NAME_PATTERN, ModelRef
@@ -47,7 +47,8 @@ class Settings(BaseModel):
     )
     cache: Path | None = Field(
         default=None,
-        description="Folder for what is fetched from a registry elsewhere; hubel in the user's cache if empty.",
+        description="Folder for what is fetched from a registry elsewhere, and for engines' speeds; hubel in the "
+        "user's cache if empty.",
     )
     registry_poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Time between two looks at the registry, seconds."
@@ -146,8 +147,13 @@ class Settings(BaseModel):
         le=600_000,
         description="Time between a signal to stop and the end of listening, milliseconds; /readyz is 503 meanwhile.",
     )
-    engine: Literal["auto", "onnx", "torch"] = Field(
-        default="auto", description="Runtime; auto is torch on a CUDA device, else ONNX Runtime."
+    engine: Literal["auto", "onnx", "openvino", "torch"] = Field(
+        default="auto", description="Runtime; auto is torch on a CUDA device, else the fastest on this CPU."
+    )
+    measure_engines: bool = Field(
+        default=True,
+        description="Whether auto measures, once for a network on a machine, where there is a choice; false for ONNX "
+        "Runtime first.",
     )
     device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:n."
@@ -320,6 +326,11 @@ class Settings(BaseModel):
     def longest_timeout_seconds(self) -> float:
         """For how long a request may be answered, whatever it asks for."""
         return max(self.request_timeout_ms, self.longest_timeout.value) / 1000
+
+    @property
+    def engine_choice(self) -> EngineChoice:
+        """What may run a version in this process."""
+        return EngineChoice(self.engine, self.device, self.cores, self.measure_engines, self.cache)
 
     @property
     def decoding_threads(self) -> int:

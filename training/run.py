@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from model.allocator import keep_memory
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
 from model.manifest import Architecture
 from model.preprocessing import Pixels
 from training import transfer
-from training.allocator import keep_memory
 from training.augment import PRESETS, augment
 from training.collection import PartName
 from training.config import TrainConfig

@@ -16,18 +16,27 @@ from model.registry import StoredVersion
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
-
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 DEVICE_PATTERN = r"auto|cpu|cuda(:[0-9]+)?"
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What the operator wants: `engine` auto, onnx or torch; `device` auto, cpu, cuda or cuda:n."""
+    """What the operator wants.
+
+    Attributes:
+        engine: auto, onnx, openvino or torch.
+        device: auto, cpu, cuda or cuda:n.
+        threads: what a run may have at the most, and how many runs go on at once.
+        measure: whether auto takes the engine that was measured to be the fastest; else the first in a fixed order.
+        cache: folder where measurements are kept; the user's own if None.
+    """
 
     engine: str = "auto"
     device: str = "auto"
     threads: int = 1
+    measure: bool = False
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if re.fullmatch(DEVICE_PATTERN, self.device) is None:
@@ -43,7 +52,7 @@ class Candidate:
 
 
 def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate]:
-    """Return what may run a version that offers these engines, best first.
+    """Return what may run a version that offers these engines, best first as far as nothing is measured.
 
     Raises:
         EngineUnavailable: nothing on this machine may; the message says what is missing.
@@ -54,7 +63,7 @@ def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate
     if wants_cuda:
         found.append(Candidate("torch", cuda))
     if not choice.device.startswith("cuda"):
-        found += [Candidate("onnx", "cpu"), Candidate("torch", "cpu")]
+        found += [Candidate("onnx", "cpu"), Candidate("openvino", "cpu"), Candidate("torch", "cpu")]
     fitting = [
         candidate
         for candidate in found
@@ -65,8 +74,8 @@ def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate
     if not fitting:
         raise EngineUnavailable(
             f"no engine for engine={choice.engine}, device={choice.device}: the version runs on "
-            f"{', '.join(offered)}; on this machine torch is {_installed('torch')} and onnx is {_installed('onnx')}; "
-            "on CUDA devices only torch runs, which comes with: pip install 'hubel[torch]'"
+            f"{', '.join(offered)}; on this machine {', '.join(f'{name} is {_installed(name)}' for name in PACKAGES)}; "
+            "on CUDA devices only torch runs; pip install 'hubel[torch]' or 'hubel[openvino]' brings what is missing"
         )
     return fitting
 
@@ -82,6 +91,10 @@ def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> E
         from model.engines.onnx import OnnxEngine
 
         return OnnxEngine(version.folder, threads)
+    if candidate.engine == "openvino":
+        from model.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(version.folder, version.manifest.precision, threads)
     from model.engines.torch import TorchEngine
 
     return TorchEngine(version.folder, version.manifest, candidate.device, threads)
@@ -89,7 +102,7 @@ def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> E
 
 def is_installed(engine: str) -> bool:
     """Say whether an engine's package is installed, without importing it."""
-    return importlib.util.find_spec(_PACKAGES[engine]) is not None
+    return importlib.util.find_spec(PACKAGES[engine]) is not None
 
 
 def _installed(engine: str) -> str:

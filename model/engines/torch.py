@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from model.allocator import keep_memory
 from model.architectures.catalog import build_network
 from model.architectures.pixels import PixelNetwork
 from model.checkpoint import WEIGHTS
 from model.engines.base import Logits
+from model.engines.cuda import GraphedNetwork
 from model.errors import CorruptCheckpoint, EngineUnavailable
 from model.manifest import Manifest
 from model.preprocessing import Pixels
@@ -27,14 +29,17 @@ class TorchEngine:
     def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
         """Load the version in `folder` onto `device` ("cpu", "cuda", "cuda:1", ...).
 
-        `threads` bounds a CPU's threads and is for the whole process: torch has one pool.
+        `threads` bounds a CPU's threads and is for the whole process: torch has one pool. So is what the C library's
+        allocator is told.
 
         Raises:
             EngineUnavailable: the device is not there.
             CorruptCheckpoint: the weights are not those of the architecture.
         """
         self.device = device
+        self._precision = manifest.precision
         if device == "cpu":
+            keep_memory()
             torch.set_num_threads(threads)
         elif not torch.cuda.is_available():
             raise EngineUnavailable(f"device {device} was asked for, and torch sees no CUDA device on this machine")
@@ -55,18 +60,24 @@ class TorchEngine:
             ) from error
         pixel_network = PixelNetwork(network, manifest.preprocessing.mean, manifest.preprocessing.std)
         self._network = pixel_network.eval().to(device).to(memory_format=torch.channels_last)
-        self._bf16 = manifest.precision == "bf16"
+        self._graphed = None if device == "cpu" else GraphedNetwork(self._forward, torch.device(device))
 
-    @torch.inference_mode()
     def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
         """Map uint8 pixels (N, H, W, C) to float32 logits (N, K)."""
-        # The weights stay fp32; convolutions and matrix products compute in bf16.
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
-            logits = self._network(torch.from_numpy(pixels).to(self.device))
-        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)  # waits for the device
+        if self._graphed is not None:
+            return self._graphed.infer(pixels)
+        with torch.inference_mode():
+            return np.asarray(self._forward(torch.from_numpy(pixels)).numpy(), dtype=np.float32)
 
     def stop(self) -> None:
         """Do nothing: torch has no way to stop a run."""
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        # A copy of the weights in bf16 that is kept from one run to the next would not be recorded in a graph.
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False):
+            logits: Tensor = self._network(pixels)
+        return logits.float()
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -313,8 +313,7 @@ def _told_as_usage() -> Iterator[None]:
 def _check_loads(store: Registry, name: str, number: int) -> None:
     """Load a version as the service would, golden outputs included."""
     from model.classifier import load_classifier
-    from model.engines.selection import EngineChoice
 
     settings = load_settings(os.environ)
     version = store.version(ModelRef(name, version=number))
-    load_classifier(version, EngineChoice(settings.engine, settings.device, settings.cores))
+    load_classifier(version, settings.engine_choice)

@@ -74,13 +74,12 @@ def _predict_remotely(
 
 def _predict_locally(registry: str, images: list[Path], model: str | None, top_k: int) -> list[dict[str, Any]]:
     from model.classifier import load_classifier
-    from model.engines.selection import EngineChoice
     from model.preprocessing import ImageLimits
     from service.problems import problem_of
     from service.schemas import ImageOut, PredictionOut, ResultOut
 
     settings = load_settings(os.environ)
-    choice = EngineChoice(settings.engine, settings.device, settings.cores)
+    choice = settings.engine_choice
     classifier = load_classifier(Registry(registry).version(ModelRef.parse(model or settings.default_model)), choice)
     limits = ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes)
     results: list[dict[str, Any]] = []

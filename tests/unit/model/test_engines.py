@@ -1,4 +1,8 @@
 import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +13,42 @@ from model.checkpoint import NETWORK, WEIGHTS, read_golden
 from model.classifier import check_golden
 from model.engines import selection
 from model.engines.base import Engine
-from model.engines.onnx import OnnxEngine
+from model.engines.openvino import OpenVinoEngine
 from model.engines.selection import Candidate, EngineChoice, candidates, open_engine
 from model.engines.torch import TorchEngine
 from model.errors import CorruptCheckpoint, EngineUnavailable
-from model.manifest import REDUCED_TOLERANCE
+from model.manifest import REDUCED_TOLERANCE, Precision
+from model.preprocessing import Pixels
 from model.registry import StoredVersion
 
-BOTH = ("onnx", "torch")
+ALL = ("onnx", "openvino", "torch")
+ONE_CORE = ("onnx", "openvino")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
 
 
-@pytest.fixture(params=["onnx", "torch"])
+def open_on_cpu(version: StoredVersion, name: str, threads: int = 2, precision: Precision = "fp32") -> Engine:
+    manifest = version.manifest.model_copy(update={"precision": precision})
+    opened = StoredVersion(version.name, version.number, version.folder, manifest)
+    return open_engine(opened, Candidate(name, "cpu"), threads)
+
+
+@pytest.fixture(params=ALL)
 def engine(request: pytest.FixtureRequest, tiny: StoredVersion) -> Engine:
-    return open_engine(tiny, Candidate(request.param, "cpu"), threads=2)
+    return open_on_cpu(tiny, request.param)
+
+
+@pytest.fixture(params=ONE_CORE)
+def one_core_engine(request: pytest.FixtureRequest, tiny: StoredVersion) -> Engine:
+    return open_on_cpu(tiny, request.param)
+
+
+def noise(count: int, seed: int = 1) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 33])
 def test_any_number_of_images_gives_each_its_own_logits(count: int, engine: Engine) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    pixels = noise(count)
     together = engine.infer(pixels)
     assert together.shape == (count, 3)
     assert together.dtype == np.float32
@@ -60,6 +81,97 @@ def test_a_cuda_device_computes_in_bf16(tiny: StoredVersion) -> None:
     check_golden(open_engine(version, Candidate("torch", "cuda"), 1), read_golden(tiny.folder), version.manifest)
 
 
+def test_runs_beside_one_another_answer_as_they_do_alone(one_core_engine: Engine) -> None:
+    batches = [noise(1 + seed % 9, seed) for seed in range(200)]
+    alone = [one_core_engine.infer(batch) for batch in batches]
+    with ThreadPoolExecutor(3) as threads:  # one more than the engine counts on
+        together = list(
+            threads.map(lambda seed: one_core_engine.infer(batches[seed], spread=seed % 5 == 0), range(200))
+        )
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_run_that_is_stopped_fails_and_the_next_ones_are_right(spread: bool, one_core_engine: Engine) -> None:
+    pixels = noise(4)
+    expected = one_core_engine.infer(pixels)
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as thread:
+            run = thread.submit(one_core_engine.infer, noise(20_000), spread=spread)
+            while not run.done():
+                one_core_engine.stop()
+        assert run.exception() is not None
+        for count in (1, 4, 2):
+            logits = one_core_engine.infer(pixels[:count], spread=spread)
+            assert np.array_equal(logits, expected[:count])
+
+
+def test_stopping_while_nothing_runs_changes_nothing(engine: Engine) -> None:
+    engine.stop()
+    assert engine.infer(noise(2)).shape == (2, 3)
+
+
+def test_pixels_that_lie_elsewhere_in_memory_or_may_not_be_written_are_read(one_core_engine: Engine) -> None:
+    pixels = noise(8)
+    expected = one_core_engine.infer(pixels)
+    pixels.flags.writeable = False
+    assert np.array_equal(one_core_engine.infer(pixels), expected)
+    assert np.array_equal(one_core_engine.infer(pixels[::2]), expected[::2])
+
+
+def test_pixels_of_a_wrong_size_fail_and_the_next_ones_do_not(one_core_engine: Engine) -> None:
+    expected = one_core_engine.infer(noise(2))
+    with pytest.raises(Exception, match=r"(?i)shape|dimension"):
+        one_core_engine.infer(np.zeros((1, 5, 5, 3), np.uint8))
+    assert np.array_equal(one_core_engine.infer(noise(2)), expected)
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("int8", "f32"), ("bf16", "bf16")])
+def test_openvino_is_told_its_precision_and_not_to_sit_on_cores(
+    precision: Precision, hint: str, tiny: StoredVersion
+) -> None:
+    engine = OpenVinoEngine(tiny.folder, precision, threads=2)
+    for runs, streams in ((engine._runs, 2), (engine._spread, 1)):
+        compiled = runs._ready().network
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == hint
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+        assert compiled.get_property("NUM_STREAMS") == streams
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_bf16_is_near_what_fp32_answers(name: str, tiny: StoredVersion) -> None:
+    golden = read_golden(tiny.folder)
+    reduced = open_on_cpu(tiny, name, precision="bf16").infer(golden.pixels)
+    assert reduced.dtype == np.float32
+    assert np.abs(reduced - golden.logits).max() < 0.05
+
+
+def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
+    look = "import sys, model.engines.openvino; print(sys.modules['openvino_telemetry'])"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_cuda
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 33, 300])
+def test_a_cuda_device_gives_each_image_its_own_logits(count: int, tiny: StoredVersion) -> None:
+    on_cuda, on_cpu = open_engine(tiny, Candidate("torch", "cuda"), threads=1), open_on_cpu(tiny, "torch")
+    for seed in range(3):
+        assert np.abs(on_cuda.infer(noise(count, seed)) - on_cpu.infer(noise(count, seed))).max() < 1e-4
+    assert on_cuda.infer(noise(1)).shape == (1, 3)
+
+
+@needs_cuda
+def test_bf16_on_a_cuda_device_is_near_what_fp32_answers(tiny: StoredVersion) -> None:
+    golden = read_golden(tiny.folder)
+    manifest = tiny.manifest.model_copy(update={"precision": "bf16"})
+    reduced = TorchEngine(tiny.folder, manifest, "cuda", threads=1).infer(golden.pixels)
+    assert 0 < np.abs(reduced - golden.logits).max() < 0.05
+
+
 @needs_cuda
 def test_a_cuda_device_repeats_the_golden_outputs(tiny: StoredVersion) -> None:
     on_cuda = open_engine(tiny, Candidate("torch", "cuda"), threads=1)
@@ -72,45 +184,59 @@ def test_weights_of_another_network_are_refused(tiny: StoredVersion) -> None:
         TorchEngine(tiny.folder, wrong, "cpu", threads=1)
 
 
+@pytest.mark.parametrize("name", ONE_CORE)
 @pytest.mark.parametrize("content", [b"", b"not a network"])
-def test_a_network_that_onnx_runtime_does_not_read_is_refused(content: bytes, tiny: StoredVersion) -> None:
+def test_a_network_that_is_none_is_refused(content: bytes, name: str, tiny: StoredVersion) -> None:
     (tiny.folder / NETWORK).write_bytes(content)
-    with pytest.raises(CorruptCheckpoint, match=NETWORK):
-        OnnxEngine(tiny.folder, threads=1)
+    with pytest.raises(CorruptCheckpoint, match=f"cannot load .*{NETWORK}"):
+        open_on_cpu(tiny, name)
 
 
 def test_auto_prefers_onnx_on_a_cpu_and_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_has_cuda", lambda: False)
-    assert candidates(EngineChoice(), BOTH) == [Candidate("onnx", "cpu"), Candidate("torch", "cpu")]
+    assert candidates(EngineChoice(), ALL) == [Candidate(name, "cpu") for name in ("onnx", "openvino", "torch")]
     monkeypatch.setattr(selection, "_has_cuda", lambda: True)
-    assert candidates(EngineChoice(), BOTH)[0] == Candidate("torch", "cuda")
+    assert candidates(EngineChoice(), ALL)[0] == Candidate("torch", "cuda")
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    assert candidates(EngineChoice("torch", "cpu"), BOTH) == [Candidate("torch", "cpu")]
-    assert candidates(EngineChoice("auto", "cuda:1"), BOTH) == [Candidate("torch", "cuda:1")]
+    assert candidates(EngineChoice("openvino"), ALL) == [Candidate("openvino", "cpu")]
+    assert candidates(EngineChoice("torch", "cpu"), ALL) == [Candidate("torch", "cpu")]
+    assert candidates(EngineChoice("auto", "cuda:1"), ALL) == [Candidate("torch", "cuda:1")]
 
 
 @pytest.mark.parametrize(
     ("choice", "offered"),
-    [(EngineChoice("onnx", "cuda"), BOTH), (EngineChoice("torch", "cpu"), ("onnx",))],
+    [
+        (EngineChoice("onnx", "cuda"), ALL),
+        (EngineChoice("openvino", "cuda"), ALL),
+        (EngineChoice("torch", "cpu"), ("onnx",)),
+    ],
 )
 def test_what_cannot_be_had_says_what_is_there(choice: EngineChoice, offered: tuple[str, ...]) -> None:
-    with pytest.raises(EngineUnavailable, match=r"the version runs on .*; on this machine torch is installed"):
+    with pytest.raises(
+        EngineUnavailable, match=r"the version runs on .*; on this machine onnx is installed, openvino is"
+    ):
         candidates(choice, offered)
 
 
 def test_without_torch_a_version_is_served_by_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "is_installed", lambda engine: engine == "onnx")
-    assert candidates(EngineChoice(device="cpu"), BOTH) == [Candidate("onnx", "cpu")]
+    assert candidates(EngineChoice(device="cpu"), ALL) == [Candidate("onnx", "cpu")]
     with pytest.raises(EngineUnavailable, match="torch is not installed"):
-        candidates(EngineChoice("torch", "cpu"), BOTH)
+        candidates(EngineChoice("torch", "cpu"), ALL)
 
 
 def test_a_device_that_is_not_there_is_named(tiny: StoredVersion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EngineUnavailable, match="device cuda was asked for"):
         open_engine(tiny, Candidate("torch", "cuda"), threads=1)
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "is_installed", lambda engine: engine == "onnx")
+    with pytest.raises(EngineUnavailable, match=r"openvino is not installed, .* 'hubel\[openvino\]' brings"):
+        candidates(EngineChoice("auto", "cpu"), ("openvino", "torch"))
 
 
 def test_an_unknown_device_is_refused() -> None:

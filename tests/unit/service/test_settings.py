@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from model.engines.selection import EngineChoice
 from service.errors import SettingsError
 from service.settings import Settings, load_settings, read_variables, variable_of
 
@@ -73,6 +76,12 @@ def test_cores_are_divided_by_the_workers() -> None:
 
 
 OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
+
+
+def test_the_engine_is_chosen_as_the_settings_say(tmp_path: Path) -> None:
+    settings = Settings(engine="openvino", device="cpu", threads=3, measure_engines=False, cache=tmp_path)
+    assert settings.engine_choice == EngineChoice("openvino", "cpu", 3, measure=False, cache=tmp_path)
+    assert Settings().engine_choice.measure
 
 
 def test_every_setting_is_described_and_has_its_variable() -> None:

@@ -1,8 +1,9 @@
-"""The C library's allocator, told to keep the memory that torch's steps take and give back.
+"""The C library's allocator, told to keep the memory that torch takes and gives back at every step and every run.
 
 By default glibc asks the system for every large block anew and returns it at once, and each
-page is then cleared again. A training step takes the same blocks every time; keeping them
-makes steps on a CPU up to 1.7 times as fast (`benchmarks/training.md`).
+page is then cleared again. A training step, or a batch of a size, takes the same blocks every
+time; keeping them makes steps on a CPU up to 1.7 times as fast (`benchmarks/training.md`), and
+batches twice as fast (`docs/adr/0014-engine-choice.md`).
 """
 
 import ctypes
@@ -15,7 +16,7 @@ _TOP_PAD_BYTES = 64 * 2**20
 
 
 def keep_memory() -> bool:
-    """Let this process keep freed memory for its next step; False where the C library is not glibc."""
+    """Let this process keep freed memory for what comes next; False where the C library is not glibc."""
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
