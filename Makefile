@@ -42,7 +42,7 @@ check: $(STAMP) ## lint, types, import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## throughput and latency on this machine, as a table
+bench: $(STAMP) ## the service beside plain loops of its engine and of torch, on this machine, in six minutes
 	$(BIN)/python -m benchmarks.serving
 
 overload: $(STAMP) ## ten times, and three times, what the service can do: who is answered, who is refused

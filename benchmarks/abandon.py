@@ -20,11 +20,12 @@ import httpx
 
 from benchmarks.arrivals import Sender
 from benchmarks.bars import Bar, show
-from benchmarks.load import head_of, percentile
 from benchmarks.overload import OK, stand_in_service
 from benchmarks.processes import metric, resident_bytes, settled_descriptors
 from benchmarks.server import Server
 from benchmarks.stand_in import Behaviour
+from service.bench.exchange import head_of
+from service.bench.latencies import percentile
 from tests.fakes import encode, noise
 
 AT_ONCE = 64

@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
 from benchmarks.load import Sample, ask_for
+from service.bench.exchange import Address, Answer, Connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,12 +109,14 @@ class _Sending:
         self.free: list[_Connection] = []
         self.open: set[_Connection] = set()
         self._lags: list[float] = []
+        self._unanswered = 0
+        self._answered = asyncio.Event()
 
     async def run(self) -> Course:
         loop, plan = asyncio.get_running_loop(), self.plan
         chance = random.Random(plan.seed)
         kinds = range(len(plan.requests))
-        started, used = time.monotonic(), _cpu_seconds()
+        started, used = time.monotonic(), time.process_time()
         due, pending = started, set[asyncio.Task[None]]()
         while due < started + plan.seconds:
             if (ahead := due - time.monotonic()) > 0:
@@ -128,104 +131,68 @@ class _Sending:
             due += chance.expovariate(plan.per_second) if plan.poisson else 1 / plan.per_second
             if len(self._lags) % 64 == 0:
                 await asyncio.sleep(0)  # answers come in meanwhile
-        self.course.cpu_share = (_cpu_seconds() - used) / (time.monotonic() - started)
+        self.course.cpu_share = (time.process_time() - used) / (time.monotonic() - started)
         await asyncio.gather(*pending)
-        await asyncio.gather(*(connection.ended.wait() for connection in list(self.open)))
+        while self._unanswered:
+            self._answered.clear()
+            await self._answered.wait()
         for connection in list(self.open):
-            connection.transport.close()
+            connection.close()
         self.course.lag_p99 = sorted(self._lags)[int(len(self._lags) * 0.99)]
         return self.course
 
-    def note(self, kind: int, due: float, status: int, body: bytes) -> None:
+    def _note(self, kind: int, due: float, answer: Answer) -> None:
         """Take in how a request has ended."""
-        kept = body if self.plan.keep_bodies or not status else b""
-        self.course.samples.append(Sample(due, time.monotonic() - due, status, kept, kind))
+        kept = answer.body if self.plan.keep_bodies or not answer.status else b""
+        self.course.samples.append(Sample(due, time.monotonic() - due, answer.status, kept, kind))
 
     def _send_over_free(self, kind: int, due: float) -> bool:
         fresh = time.monotonic() - _KEPT_SECONDS
         while self.free:
             connection = self.free.pop()  # the one that was used last: others close when there is less to do
-            if connection.free_since > fresh and not connection.transport.is_closing():
-                connection.send(kind, due)
+            if connection.free_since > fresh and connection.usable:
+                self._send(connection, kind, due)
                 return True
-            connection.transport.close()
+            connection.close()
         return False
 
     async def _send_over_new(self, kind: int, due: float) -> None:
         if len(self.open) >= _MOST_CONNECTIONS:
-            self.note(kind, due, 0, b"too many connections")
+            self._note(kind, due, Answer(body=b"too many connections"))
             return
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self), "127.0.0.1", self.plan.port
-            )
+            connection = await Address.parse(f"http://127.0.0.1:{self.plan.port}").connect(lambda: _Connection(self))
         except OSError as error:
-            self.note(kind, due, 0, str(error).encode())
+            self._note(kind, due, Answer(body=str(error).encode()))
             return
-        connection.send(kind, due)
+        self._send(connection, kind, due)
+
+    def _send(self, connection: "_Connection", kind: int, due: float) -> None:
+        def end(answer: Answer) -> None:
+            self._note(kind, due, answer)
+            self._unanswered -= 1
+            self._answered.set()
+            if connection.usable:
+                connection.free_since = time.monotonic()
+                self.free.append(connection)
+
+        self._unanswered += 1
+        connection.send(self.plan.requests[kind], self.plan.patience, end)
 
 
-class _Connection(asyncio.Protocol):
-    """A kept connection: one request at a time."""
-
-    transport: asyncio.Transport
+class _Connection(Connection):
+    """A kept connection that is counted while it is open."""
 
     def __init__(self, sending: _Sending) -> None:
-        self.due = 0.0  # of the request under way; 0 without one
+        super().__init__()
         self.free_since = 0.0
-        self.ended = asyncio.Event()  # the request under way, if there is one
         self._sending = sending
-        self._kind = 0
-        self._received = b""
-        self._whole = 0  # bytes that the answer has, once its head is there
-        self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        super().connection_made(transport)
         self._sending.open.add(self)
         self._sending.course.connections = max(self._sending.course.connections, len(self._sending.open))
 
-    def send(self, kind: int, due: float) -> None:
-        """Send a request; the connection is free."""
-        self._kind, self.due = kind, due
-        self.ended.clear()
-        self._received, self._whole = b"", 0
-        self._watch = asyncio.get_running_loop().call_later(self._sending.plan.patience, self.transport.abort)
-        self.transport.write(self._sending.plan.requests[kind])
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if not self._whole:
-            end = self._received.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self._received[:end].lower()
-            length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
-            self._whole = end + 4 + int(length or 0)
-        if len(self._received) >= self._whole:
-            head, _, body = self._received.partition(b"\r\n\r\n")
-            closes = b"connection: close" in head.lower()
-            self._end(int(head.split(b" ", 2)[1]), body)
-            if closes:
-                self.transport.close()
-            else:
-                self.free_since = time.monotonic()
-                self._sending.free.append(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._sending.open.discard(self)
-        if self.due:
-            self._end(0, str(error or "closed without an answer").encode())
-
-    def _end(self, status: int, body: bytes) -> None:
-        assert self._watch is not None
-        self._watch.cancel()
-        due, self.due = self.due, 0.0
-        self.ended.set()
-        self._sending.note(self._kind, due, status, body)
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
+        super().connection_lost(exc)

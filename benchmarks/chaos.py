@@ -30,12 +30,14 @@ from PIL import Image
 from benchmarks.abandon import vanish
 from benchmarks.arrivals import Plan, Sender
 from benchmarks.bars import Bar, show
-from benchmarks.load import Sample, head_of, percentile
+from benchmarks.load import Sample
 from benchmarks.processes import metric
 from benchmarks.server import Server, serving
 from benchmarks.stand_in import HANG, HANG_UNTIL_STOPPED, RAISE, Behaviour
 from model.registry import Registry
 from model.types import ModelRef
+from service.bench.exchange import head_of
+from service.bench.latencies import percentile
 from tests.fakes import encode, noise, tiny_release
 from training.publish import publish
 

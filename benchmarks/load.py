@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+
+from service.bench.exchange import Address, Connection, head_of
 
 _LONGEST_WAIT_SECONDS = 60.0
 
@@ -57,51 +58,25 @@ class Requests:
         return head_of(self.url, self.image, self.headers)
 
 
-def head_of(url: str, image: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a request to predict without its body."""
-    parts = urlsplit(url)
-    extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    return (f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{extra}Content-Length: {len(image)}\r\n\r\n").encode()
-
-
-def percentile(seconds: Sequence[float], percent: float) -> float:
-    """Return the value that `percent` of the values do not exceed."""
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
 async def _ask_together(all_requests: Sequence[Requests]) -> list[Sample]:
     return [sample for samples in await asyncio.gather(*map(_ask, all_requests)) for sample in samples]
 
 
 async def _ask(requests: Requests) -> list[Sample]:
-    parts = urlsplit(requests.url)
-    head, samples = requests.head, []
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    address = Address.parse(requests.url)
+    request, samples = requests.head + requests.image, []
+    connection = await address.connect(Connection)
     due = time.monotonic() + requests.phase
     while due < requests.until:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         started = due if requests.pause else time.monotonic()
-        try:
-            writer.write(head + requests.image)
-            status, body, last = await asyncio.wait_for(_read(reader), _LONGEST_WAIT_SECONDS)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            status, body, last = 0, b"", True
-        samples.append(Sample(started, time.monotonic() - started, status, body))
-        if last:
-            writer.close()
+        if not connection.usable:
             try:
-                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                connection = await address.connect(Connection)
             except ConnectionError:  # the service has ended: there is nobody to ask
                 break
+        answer = await connection.ask(request, _LONGEST_WAIT_SECONDS)
+        samples.append(Sample(started, time.monotonic() - started, answer.status, answer.body))
         due = due + requests.pause if requests.pause else time.monotonic()
-    writer.close()
+    connection.close()
     return samples
-
-
-async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-    body = await reader.readexactly(length)
-    return int(head.split(b" ", 2)[1]), body, b"\r\nconnection: close\r\n" in head

@@ -21,11 +21,13 @@ from urllib.parse import urlsplit
 
 from benchmarks.arrivals import Course, Plan, Sender
 from benchmarks.bars import Bar, show
-from benchmarks.load import Sample, head_of, percentile
+from benchmarks.load import Sample
 from benchmarks.processes import MemoryWatch
 from benchmarks.server import Server, serving
 from benchmarks.stand_in import Behaviour
 from model.registry import DEFAULT_ROOT, Registry
+from service.bench.exchange import head_of
+from service.bench.latencies import percentile
 from tests.fakes import encode, noise, tiny_release
 from training.publish import publish
 

@@ -1,18 +1,56 @@
 """What the system tells of the serving processes, and what the service tells of itself."""
 
+import os
 import re
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _SETTLING_SECONDS = 10.0
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int:
     """Return a process's memory."""
     return _status(pid, "VmRSS")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What processes hold together, bytes: each for itself, and with what they share counted once."""
+
+    resident: int
+    proportional: int
+
+    @classmethod
+    def of(cls, pids: Sequence[int]) -> "Memory":
+        """Look."""
+        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+        return cls(*(sum(_kilobytes(text, name) for text in texts) * 1024 for name in ("Rss", "Pss")))
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has ever held."""
+    return _status(pid, "VmHWM")
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the CPU time that processes have used so far."""
+    return sum(_ticks(Path(f"/proc/{pid}/stat").read_text()) for pid in pids) / _TICKS_PER_SECOND
+
+
+def first_threads_cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the CPU time that the processes' first threads have used, in which the event loops are."""
+    return sum(_ticks(Path(f"/proc/{pid}/task/{pid}/stat").read_text()) for pid in pids) / _TICKS_PER_SECOND
+
+
+def machine_cpu_seconds() -> float:
+    """Return the CPU time that everything on this machine has used so far."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq) / _TICKS_PER_SECOND
 
 
 def open_descriptors(pid: int) -> int:
@@ -38,6 +76,22 @@ def metric(text: str, name: str) -> float:
     if not values:
         raise LookupError(f"the metrics have no {name}: {text[:200]}")
     return sum(map(float, values))
+
+
+class Neighbours:
+    """How many cores everything beside this program and its children, which have ended, has used while it was open."""
+
+    def __enter__(self) -> "Neighbours":
+        self._started, self._before = time.monotonic(), self._used()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._started
+        self.cores = (self._used() - self._before) / self.seconds
+
+    def _used(self) -> float:
+        own = os.times()
+        return machine_cpu_seconds() - own.user - own.system - own.children_user - own.children_system
 
 
 class MemoryWatch:
@@ -69,8 +123,20 @@ class MemoryWatch:
                 self.peak = max(self.peak, sum(map(resident_bytes, self._pids)))
 
 
+def _ticks(stat: str) -> int:
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
+
+
 def _status(pid: int, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    try:
+        return _kilobytes(Path(f"/proc/{pid}/status").read_text(), name) * 1024
+    except ValueError:
+        raise OSError(f"process {pid} has ended") from None
+
+
+def _kilobytes(text: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     if found is None:
-        raise OSError(f"process {pid} has ended")
-    return int(found[1]) * 1024
+        raise ValueError(f"there is no {name}")
+    return int(found[1])

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,11 @@ class Server:
         """The numbers of the processes that serve."""
         parent = self.process.pid
         return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+    @property
+    def processes(self) -> list[int]:
+        """The numbers of all its processes."""
+        return [self.process.pid, *self.workers]
 
     def status(self, field: str) -> int:
         """A line of the first serving process's status, as VmRSS or VmHWM, in kB."""
@@ -79,6 +84,17 @@ def serving(
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=45)
+
+
+@contextmanager
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """Let what is started meanwhile use these cores only, as taskset does."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _free_port() -> int:

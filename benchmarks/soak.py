@@ -20,11 +20,12 @@ import numpy as np
 
 from benchmarks.arrivals import Course, Plan, Sender
 from benchmarks.bars import Bar, show
-from benchmarks.load import head_of, percentile
 from benchmarks.overload import OK, answered_per_second
 from benchmarks.processes import resident_bytes, settled_descriptors
 from benchmarks.server import serving
 from model.registry import DEFAULT_ROOT
+from service.bench.exchange import head_of
+from service.bench.latencies import percentile
 
 SHARE = 0.8
 CLIENTS = 16

@@ -5,7 +5,6 @@ variable STAND_IN_ENGINE holds a JSON object with the fields of `Behaviour`. Ans
 engine, a moment later.
 """
 
-import argparse
 import json
 import os
 import random
@@ -17,13 +16,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from fastapi import FastAPI
 
+from benchmarks.entry import serve
 from model import classifier
 from model.engines.base import Engine, Logits
 from model.engines.selection import Candidate, open_engine
 from model.preprocessing import Pixels
 from model.registry import StoredVersion
-from service import launch
-from service.settings import load_settings
 
 VARIABLE = "STAND_IN_ENGINE"
 FACTORY = "benchmarks.stand_in:create_worker_app"
@@ -118,15 +116,5 @@ def _holds(pixels: Pixels, colour: tuple[int, int, int]) -> bool:
     return bool((pixels == np.array(colour, np.uint8)).all(axis=(1, 2, 3)).any())
 
 
-def main() -> None:
-    """Serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["serve"])
-    for option, kind in (("--port", int), ("--registry", str), ("--workers", int)):
-        parser.add_argument(option, type=kind)
-    given = parser.parse_args()
-    launch.serve(load_settings(os.environ, port=given.port, registry=given.registry, workers=given.workers), FACTORY)
-
-
 if __name__ == "__main__":
-    main()
+    serve(FACTORY)

@@ -29,7 +29,7 @@ from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
 _SECRET = frozenset({"admin_key", "api_keys", "metrics_key"})
-_OF_CLIENTS = frozenset({"HUBEL_CLIENT_KEY"})  # of `hubel predict --url`
+_OF_CLIENTS = frozenset({"HUBEL_CLIENT_KEY"})  # of `hubel predict --url` and `hubel bench`
 _ORIGIN = re.compile(r"\*|https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 EVERYTHING = "*"  # in the list of what is kept loaded
 Address = Annotated[str, BeforeValidator(str)]

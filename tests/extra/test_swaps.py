@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.load import Sample, ask_for, percentile
+from benchmarks.load import Sample, ask_for
 from benchmarks.server import Server, serving
 from model.checkpoint import MANIFEST
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
+from service.bench.latencies import percentile
 
 CLIENTS = 32
 SECONDS = 60.0

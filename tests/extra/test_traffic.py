@@ -10,12 +10,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from benchmarks.load import ask_at, ask_for, percentile
+from benchmarks.load import ask_at, ask_for
 from benchmarks.server import Server, serving
 from model.architectures.catalog import build_network
 from model.manifest import Architecture
 from model.registry import Registry
 from model.state import Canary, Shadow, Traffic
+from service.bench.latencies import percentile
 from tests.extra.test_swaps import registry, seconds_of
 from tests.fakes import TINY_PREPROCESSING, encode, noise, tiny_release
 from training.publish import Release, publish
