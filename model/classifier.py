@@ -74,7 +74,7 @@ def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
     failures: list[ModelError] = []
     for candidate in fastest_first(version, choice):
         try:
-            engine = open_engine(version, candidate, choice.threads)
+            engine = open_engine(version, candidate, choice.threads_of(candidate.engine))
             check_golden(engine, golden, version.manifest)
         except ModelError as error:
             failures.append(error)

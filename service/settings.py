@@ -330,7 +330,9 @@ class Settings(BaseModel):
     @property
     def engine_choice(self) -> EngineChoice:
         """What may run a version in this process."""
-        return EngineChoice(self.engine, self.device, self.cores, self.measure_engines, self.cache)
+        return EngineChoice(
+            self.engine, self.device, self.cores, self.measure_engines, self.cache, share=self.share_of_cores
+        )
 
     @property
     def decoding_threads(self) -> int:

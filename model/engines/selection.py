@@ -30,6 +30,7 @@ class EngineChoice:
         threads: what a run may have at the most, and how many runs go on at once.
         measure: whether auto takes the engine that was measured to be the fastest; else the first in a fixed order.
         cache: folder where measurements are kept; the user's own if None.
+        share: threads of torch, which takes all of them for every run, where several processes serve; 0 for `threads`.
     """
 
     engine: str = "auto"
@@ -37,6 +38,11 @@ class EngineChoice:
     threads: int = 1
     measure: bool = False
     cache: Path | None = None
+    share: int = 0
+
+    def threads_of(self, engine: str) -> int:
+        """Return the threads that an engine gets."""
+        return self.share or self.threads if engine == "torch" else self.threads
 
     def __post_init__(self) -> None:
         if re.fullmatch(DEVICE_PATTERN, self.device) is None:

@@ -73,6 +73,8 @@ def test_cores_are_divided_by_the_workers() -> None:
     assert Settings(workers=64).share_of_cores == 1
     assert Settings(workers=1).share_of_cores == Settings().cores
     assert Settings(threads=7, workers=2).share_of_cores == 3
+    choice = Settings(threads=7, workers=2).engine_choice
+    assert [choice.threads_of(engine) for engine in ("onnx", "openvino", "torch")] == [7, 7, 3]
 
 
 OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
@@ -80,7 +82,7 @@ OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
 
 def test_the_engine_is_chosen_as_the_settings_say(tmp_path: Path) -> None:
     settings = Settings(engine="openvino", device="cpu", threads=3, measure_engines=False, cache=tmp_path)
-    assert settings.engine_choice == EngineChoice("openvino", "cpu", 3, measure=False, cache=tmp_path)
+    assert settings.engine_choice == EngineChoice("openvino", "cpu", 3, measure=False, cache=tmp_path, share=3)
     assert Settings().engine_choice.measure
 
 
