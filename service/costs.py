@@ -15,10 +15,12 @@ class CostCurve:
     def __init__(self) -> None:
         self._start = [0.0] * 5  # sums of 1, N, N * N, seconds, N * seconds
         self._learned = [0.0] * 5
+        self._largest = 0
 
     def begin_with(self, size: int, seconds: float) -> None:
         """Take in what was measured before the first request."""
         self._start = _add(self._start, size, seconds)
+        self._largest = max(self._largest, size)
 
     def learn(self, size: int, seconds: float) -> None:
         """Take in a batch that was computed on one core."""
@@ -35,7 +37,11 @@ class CostCurve:
         return max(0.0, (seconds - each * sizes) / ones), max(0.0, each)
 
     def batch_size(self, most: int) -> int:
-        """Return the smallest batch in which what does not depend on the size is small, `most` at the most."""
+        """Return the smallest batch in which what does not depend on the size is small.
+
+        It is `most` at the most, and no more than was measured at the start: memory follows the largest batch.
+        """
+        most = min(most, self._largest or most)
         any_batch, each = self.line
         if each * _WASTE * most <= any_batch:
             return most

@@ -20,9 +20,10 @@ def test_the_line_through_exact_measurements_is_found(any_batch: float, each: fl
 
 def test_a_batch_is_as_large_as_is_of_use() -> None:
     assert curve(0.0, 0.005, [1, 2]).batch_size(32) == 1
-    assert curve(0.00019, 0.0005, [1, 2, 4]).batch_size(32) == 8
-    assert curve(0.00019, 0.0005, [1, 2, 4]).batch_size(4) == 4
-    assert curve(0.01, 0.0, [1, 2]).batch_size(32) == 32
+    assert curve(0.00019, 0.0005, [1, 4, 16]).batch_size(32) == 8
+    assert curve(0.00019, 0.0005, [1, 4, 16]).batch_size(4) == 4
+    assert curve(0.00019, 0.0005, [1, 2, 4]).batch_size(32) == 4
+    assert curve(0.01, 0.0, [1, 2]).batch_size(32) == 2
 
 
 def test_what_is_learned_takes_the_place_of_what_was_measured_first() -> None:
@@ -39,4 +40,7 @@ def test_one_size_alone_tells_what_an_image_costs() -> None:
     assert costs.batch_size(8) == 8
     costs.begin_with(2, 0.01)
     assert costs.line == (0.0, 0.005)
+    assert costs.batch_size(8) == 1
+    for _ in range(9):
+        costs.learn(2, 0.1)
     assert costs.batch_size(8) == 1
