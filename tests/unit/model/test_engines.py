@@ -147,6 +147,21 @@ def test_bf16_is_near_what_fp32_answers(name: str, tiny: StoredVersion) -> None:
     assert np.abs(reduced - golden.logits).max() < 0.05
 
 
+def test_a_signal_after_openvino_was_let_go_of_elsewhere_is_only_a_signal(tiny: StoredVersion) -> None:
+    script = """
+import os, pathlib, signal, sys, threading
+from model.engines.openvino import OpenVinoEngine
+engines = [OpenVinoEngine(pathlib.Path(sys.argv[1]), "bf16", threads=2) for _ in range(2)]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("told"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tiny.folder], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n")
+
+
 def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     look = "import sys, model.engines.openvino; print(sys.modules['openvino_telemetry'])"
     environment = {**os.environ, "HOME": str(tmp_path)}
