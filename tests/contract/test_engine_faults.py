@@ -13,7 +13,7 @@ from model.classifier import Classifier, Probabilities
 from model.engines.onnx import OnnxEngine
 from model.errors import InvalidImage
 from model.preprocessing import ImageLimits, Pixels, PreparedImage
-from service import loading, served
+from service import hosting, loading, served
 from service.hosted import LoadState
 from tests.asgi import assert_problem, metric_values, running, until
 from tests.contract.test_predict import PREDICT, form
@@ -137,6 +137,8 @@ async def test_a_decoder_that_hangs_ends_its_process_though_nobody_waits_for_it(
         free.wait(30)
         raise InvalidImage("at last")
 
+    for module in (served, hosting):
+        monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
     monkeypatch.setattr(Classifier, "prepare_in_steps", hang)
     async with running(published_tiny, engine_timeout_ms=100, registry_poll_seconds=0.05) as client:
         answer = await client.post(PREDICT, params={"timeout_ms": 20}, content=GOOD)

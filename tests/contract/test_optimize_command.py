@@ -164,6 +164,7 @@ def test_what_is_not_installed_is_named_with_the_line_to_type(
     assert f"needs {package}, which is not installed: pip install 'hubel[torch]'" in result.stderr
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_is_stopped_has_published_nothing(
     number: signal.Signals, tiny_root: Path, photos: Path, tmp_path: Path

@@ -87,6 +87,7 @@ def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> list[in
     return [process.exitcode for process in processes]
 
 
+@pytest.mark.extra
 def test_two_processes_reach_the_weights_of_one_on_the_same_batches(tmp_path: Path) -> None:
     assert in_two_processes(train_in_two, tmp_path) == [0, 0]
     alone, history = trained(Group(CPU))
