@@ -19,6 +19,7 @@ NOISY = {  # times and memory within seconds, on cores that are shared with this
     "p99 of the others",
     "goodput, of the best",
     "memory, slope",
+    "good images answered",  # a worker that is killed every four seconds is replaced later and later
 }
 
 
@@ -46,7 +47,9 @@ def test_clients_that_vanish_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_goes_wrong_every_request_ends_as_it_may(seed: int) -> None:
-    assert_kept("chaos", chaos(30, seed))
+    bars = chaos(30, seed)
+    assert_kept("chaos", bars)
+    assert share(bars, "good images answered") > 0.7
 
 
 def test_four_fifths_of_what_it_can_do_are_done_without_a_failure(default_registry: Path, photo: bytes) -> None:
