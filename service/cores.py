@@ -5,15 +5,56 @@ batch that is alone has all cores: that answers it soonest. Knows no queue, no e
 """
 
 import fcntl
+import math
 import mmap
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 _CROWD_SECONDS = 0.1  # after two batches have met; then one that comes alone is taken for a lone caller's
 _MOST_WORKERS = 64
+
+
+def count_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Return how many cores this process may use: those it may run on, or what a container's CPU limit comes to.
+
+    A limit of one and a half cores counts as two. Source: Linux, cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us`).
+
+    Args:
+        cgroups: where the control groups are mounted.
+        own: tells which of them this process is in.
+    """
+    quotas = [math.ceil(quota) for folder in _cgroups_of(own, cgroups) for quota in _cpu_quota(folder)]
+    return max(1, min([len(os.sched_getaffinity(0)), *quotas]))
+
+
+def _cgroups_of(own: Path, cgroups: Path) -> Iterator[Path]:
+    """Give the folders of a process's groups; a container sees its own as the root of all, whatever it is called."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):  # noqa: PLR2004
+        if not controllers or "cpu" in controllers.split(","):
+            root = cgroups / "cpu" if controllers else cgroups
+            group = root / path.strip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def _cpu_quota(folder: Path) -> Iterator[float]:
+    """Give the cores that a group's members may use together, if there is a limit."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+            if float(quota) > 0:
+                yield float(quota) / float(period)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
 
 
 class WorkerCounts:

@@ -4,7 +4,6 @@
 """
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from model.engines.selection import DEVICE_PATTERN, EngineChoice
 from model.errors import InvalidReference, Limit
 from model.registry import DEFAULT_ROOT
 from model.types import NAME_PATTERN, ModelRef
+from service.cores import count_cores
 from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
@@ -159,7 +159,11 @@ class Settings(BaseModel):
         default="auto", description="auto, cpu, cuda or cuda:n."
     )
     threads: int = Field(
-        default=0, ge=0, le=256, description="Cores that engines compute on, those of all workers; 0 for every core."
+        default=0,
+        ge=0,
+        le=256,
+        description="Cores that engines compute on, those of all workers; 0 for all that the machine or a container's "
+        "limit gives.",
     )
     decode_threads: int = Field(
         default=0, ge=0, le=256, description="Threads that decode images; 0 divides the cores by the workers."
@@ -315,7 +319,7 @@ class Settings(BaseModel):
     @property
     def cores(self) -> int:
         """Cores that all workers compute on."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or count_cores()
 
     @property
     def share_of_cores(self) -> int:

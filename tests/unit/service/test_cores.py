@@ -1,13 +1,14 @@
 """Who gets which cores: alone, in a crowd, and beside other workers."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from service.cores import Cores, WorkerCounts
+from service.cores import Cores, WorkerCounts, count_cores
 from tests.virtual_time import Clock
 
 
@@ -148,3 +149,33 @@ def _use_three(path: Path) -> None:
 
 def _use_none(path: Path) -> None:
     WorkerCounts(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "1600000 100000\n"}, 8),
+        ({"cpu.max": "nonsense\n"}, 8),
+        ({"pod/box/cpu.max": "max 100000\n", "pod/cpu.max": "300000 100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "25000\n"}, 2),
+        ({"cpu/pod/cpu.cfs_quota_us": "50000\n", "cpu/pod/cpu.cfs_period_us": "10000\n"}, 5),
+    ],
+)
+def test_a_containers_limit_counts_as_cores(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    own = tmp_path / "own"
+    own.write_text("9:name=systemd:/pod\n2:cpu,cpuacct:/pod/box\n0::/pod/box\n")
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert count_cores(tmp_path / "cgroup", own) == cores
+    assert count_cores(tmp_path / "cgroup", tmp_path / "missing") == 8
