@@ -7,15 +7,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from hubel import Client
+from hubel import Client, app
 from model.classifier import load_classifier
 from model.engines.selection import EngineChoice
 from model.preprocessing import ImageLimits
 from model.registry import Registry
 from model.types import ModelRef
 from service.settings import Settings, variable_of
-from tests.command import hubel
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_commands_of_the_readme_exist(root: Path) -> None:
     commands |= {"export", "optimize"}
     for command in {*re.findall(r"hubel ((?:models |keys )?[a-z]+)", re.sub(r"\s+", " ", text))}:
         if command.split()[0] in commands:
-            assert hubel(*command.split(), "--help").returncode == 0, command
+            assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
 
 
 def test_the_readme_s_answer_is_the_true_one(root: Path, default_registry: Path, photo: bytes) -> None:

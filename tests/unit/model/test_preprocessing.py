@@ -239,13 +239,13 @@ def test_real_photos_of_every_orientation_stand_upright(scene: str, data: Path) 
 def test_the_fast_path_agrees_with_pillow_on_real_photos(data: Path) -> None:
     """Reduced decoding stays close to what Pillow gives from the whole photo, resampled once."""
     differences = []
-    for path in sorted((data / "imagenet-sample").glob("*.JPEG"))[::5]:
+    for path in sorted((data / "imagenet-sample").glob("*.JPEG"))[::20]:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as photo:
             png = encode(photo.convert("RGB"))
             if photo.getexif().get(0x0112, 1) not in (0, 1):
                 continue
         differences.append(np.abs(pixels_of(content, IMAGENET).astype(int) - pixels_of(png, IMAGENET)).mean())
-    assert len(differences) > 90
+    assert len(differences) > 20
     assert max(differences) < 2
     assert np.mean(differences) < 0.2
