@@ -58,7 +58,8 @@ class Classifier:
     def top(self, probabilities: Probabilities, count: int) -> list[Prediction]:
         """Return the `count` most probable classes of one image (K,), all for 0, most probable first."""
         order = np.argsort(-probabilities, kind="stable")[: count or None]
-        return [Prediction(self.manifest.labels[i], int(i), float(probabilities[i])) for i in order]
+        labels, first = self.manifest.labels, order.tolist()
+        return [Prediction(labels[i], i, p) for i, p in zip(first, probabilities[order].tolist(), strict=True)]
 
 
 def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from model.errors import InvalidReference
 
@@ -20,6 +21,7 @@ class ModelRef:
     alias: str | None = None
 
     @classmethod
+    @lru_cache(1024)
     def parse(cls, text: str) -> "ModelRef":
         """Read a reference; without a version it means the alias `production`.
 

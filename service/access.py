@@ -6,7 +6,7 @@ request before anything of the body is read. What is not in the list of open pat
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +25,7 @@ OPEN_FOLDERS = ("/docs/files/",)
 METRICS_PATH = "/metrics"  # open as well, unless it has a key of its own
 
 _KEY = "hubel.key"
+_NOTHING_HELD = nullcontext()
 
 
 class Access:
@@ -133,11 +134,11 @@ class LetIn:
         key = scope[_KEY] = self.access.authenticate(scope["headers"])
         if key is not None:
             record_of(scope).key = key.name
-        with ExitStack() as held:
+        with ExitStack() if key is not None else _NOTHING_HELD as held:
             try:
                 if needed := self.access.needed_for(path):
                     self.access.require(key, needed)
-                if not (is_open(path) or path == METRICS_PATH):
+                if held is not None and not (is_open(path) or path == METRICS_PATH):
                     held.enter_context(self.access.admit(key))
             except ServiceError as error:
                 await error_response(Request(scope), error)(scope, receive, send)

@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.access = access = Access(settings, metrics)
     problems.add_handlers(app)
     _add_routes(app, settings)
+    app.add_middleware(predictions.Shortcut)
     app.add_middleware(LimitBody, settings=settings)
     app.add_middleware(LetIn, access=access)
     if settings.origins:

@@ -107,6 +107,14 @@ class ModelHost:
             ModelNotReady: the model's aliases could not be read.
         """
         model = self._model(ref.name)
+        number = model.aliases.get(ref.alias or PRODUCTION) if ref.version is None else ref.version
+        version = model.versions.get(number) if number is not None else None
+        if version is not None and not version.gone:
+            return version
+        return self._find_otherwise(model, ref)
+
+    def _find_otherwise(self, model: HostedModel, ref: ModelRef) -> HostedVersion:
+        """Find a version that is gone and serves on, or say what is wrong with a reference."""
         if ref.version is not None:
             there = [number for number, version in model.versions.items() if not version.gone]
             return model.versions[check_version(ref.name, ref.version, there)]

@@ -35,6 +35,7 @@ class Metrics:
         if self._shared:
             _forget_the_dead(Path(os.environ[MULTIPROCESS_VARIABLE]))
         self._registry = registry = CollectorRegistry()
+        self._of_requests: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
         if not self._shared:
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
@@ -209,6 +210,17 @@ class Metrics:
             labels=labels,
         )
 
+    def request_ended(self, route: str, model: str, version: str, status: int, seconds: float) -> None:
+        """Count a request; the series of its labels are looked up once."""
+        labels = (route, model, version, status)
+        series = self._of_requests.get(labels)
+        if series is None:
+            of_route = (route, model, version)
+            series = self.requests.labels(*of_route, str(status)), self.request_seconds.labels(*of_route)
+            self._of_requests[labels] = series
+        series[0].inc()
+        series[1].observe(seconds)
+
     def totals(self, model: str) -> dict[int, Totals]:
         """Return what each version of a model has answered so far, summed over the workers."""
         counted: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
@@ -233,6 +245,7 @@ class Metrics:
         for collector in vars(self).values():
             if isinstance(collector, Counter | Gauge | Histogram) and "model" in collector._labelnames:
                 collector.remove_by_labels({"model": model, "version": version})
+        self._of_requests.clear()
 
     def exposition(self) -> bytes:
         """Return every value in Prometheus' text form, summed over the workers."""

@@ -1,24 +1,25 @@
 """What happens around every request, as plain ASGI: its id, its access line, its metrics, the bound on its body."""
 
+import logging
+import os
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import Limit
 from service.errors import BodyTooLarge, QueueFull
 from service.headers import protect
-from service.logs import access_log
+from service.logs import log_access
 from service.metrics import Metrics
 from service.settings import Settings
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
 CLIENT_LEFT = 499  # not an HTTP status: the usual sign in logs for a caller that left before its answer
+_ID = REQUEST_ID_HEADER.lower().encode()
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TAKES_ARCHIVES = ("POST", "/v1/models")
@@ -58,6 +59,14 @@ def record_of(scope: Scope) -> RequestRecord:
     return record if isinstance(record, RequestRecord) else RequestRecord("")
 
 
+def header_of(scope: Scope, name: bytes) -> bytes:
+    """Return the first header of a name in lower case; empty where there is none."""
+    for found, value in scope["headers"]:
+        if found == name:
+            return bytes(value)
+    return b""
+
+
 class ObserveRequests:
     """Give every request an id, and note how it ended in the access log and in the metrics.
 
@@ -73,8 +82,8 @@ class ObserveRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex)
+        given = header_of(scope, _ID).decode("latin-1")
+        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex())
         scope[_RECORD] = record
         status = 500
 
@@ -82,9 +91,9 @@ class ObserveRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = record.request_id
-                protect(headers.raw, scope["scheme"])
+                headers = [*message.get("headers", ()), (_ID, record.request_id.encode("latin-1"))]
+                protect(headers, scope["scheme"])
+                message["headers"] = headers
             else:
                 record.bytes_out += len(message.get("body", b""))
             await send(message)
@@ -99,24 +108,23 @@ class ObserveRequests:
     def _note(self, scope: Scope, record: RequestRecord, status: int) -> None:
         seconds = time.monotonic() - record.arrived
         route = getattr(scope.get("route"), "path", "")
-        self.metrics.requests.labels(route, record.model, record.version, str(status)).inc()
-        self.metrics.request_seconds.labels(route, record.model, record.version).observe(seconds)
-        line = access_log.debug if scope["path"] in _QUIET_PATHS else access_log.info
-        line(
-            "request",
-            request_id=record.request_id,
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            seconds=round(seconds, 6),
-            model=record.model,
-            version=record.version,
-            images=record.images,
-            key=record.key,
-            bytes_in=record.bytes_in,
-            bytes_out=record.bytes_out,
-            **{f"{stage}_seconds": round(spent, 6) for stage, spent in record.stages.items()},
-        )
+        self.metrics.request_ended(route, record.model, record.version, status, seconds)
+        fields = {
+            "request_id": record.request_id,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "seconds": round(seconds, 6),
+            "model": record.model,
+            "version": record.version,
+            "images": record.images,
+            "key": record.key,
+            "bytes_in": record.bytes_in,
+            "bytes_out": record.bytes_out,
+        }
+        for stage, spent in record.stages.items():
+            fields[f"{stage}_seconds"] = round(spent, 6)
+        log_access(logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO, fields)
 
 
 class LimitBody:
@@ -134,13 +142,13 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        announced = header_of(scope, b"content-length")
         is_archive = (scope["method"], scope["path"]) == _TAKES_ARCHIVES  # which goes to disk, as it comes
         limit = self._of_archives if is_archive else self._usual
         record = record_of(scope)
 
         async def receive_bounded() -> Message:
-            if announced.isdecimal() and int(announced) > limit.value:
+            if announced.isdigit() and int(announced) > limit.value:
                 raise _too_large(int(announced), limit)
             message = await receive()
             size = len(message.get("body", b""))

@@ -24,6 +24,7 @@ from service.schemas import Problem
 from service.settings import Settings, variable_of
 
 MEDIA_TYPE = "application/problem+json"
+FORESEEN = (ModelError, ServiceError, RequestValidationError)
 
 _log = logging.getLogger(__name__)
 
@@ -105,21 +106,31 @@ def problem_response(request: Request, problem: Problem, headers: dict[str, str]
         named.model_dump_json(exclude_none=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers={**(headers or {}), REQUEST_ID_HEADER: request_id},
+        headers=headers,
     )
 
 
 def add_handlers(app: FastAPI) -> None:
     """Answer every failure of the application with a problem."""
-    app.add_exception_handler(ModelError, _on_error)
-    app.add_exception_handler(ServiceError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
+    for foreseen in FORESEEN:
+        app.add_exception_handler(foreseen, _on_foreseen)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unforeseen)
 
 
 def _setting(limit: str) -> str | None:
     return variable_of(limit) if limit in Settings.model_fields else None
+
+
+def foreseen_response(request: Request, error: Exception) -> Response:
+    """Answer with the problem that an error of `FORESEEN` is."""
+    if not isinstance(error, RequestValidationError):
+        return error_response(request, error)
+    details = [
+        f"{'.'.join(map(str, part['loc']))} is {repr(part['input'])[:_LONGEST_ECHO]}: {part['msg']}"
+        for part in error.errors()
+    ]
+    return problem_response(request, problem_of(service_errors.InvalidRequest("; ".join(details))))
 
 
 def error_response(request: Request, error: Exception) -> Response:
@@ -137,19 +148,8 @@ def error_response(request: Request, error: Exception) -> Response:
     return problem_response(request, problem, headers)
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(request, error)
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    """Answer FastAPI's own finding that a parameter is wrong."""
-    assert isinstance(error, RequestValidationError)
-    details = [
-        f"{'.'.join(map(str, part['loc']))} is {repr(part['input'])[:_LONGEST_ECHO]}: {part['msg']}"
-        for part in error.errors()
-    ]
-    problem = problem_of(service_errors.InvalidRequest("; ".join(details)))
-    return problem_response(request, problem)
+async def _on_foreseen(request: Request, error: Exception) -> Response:
+    return foreseen_response(request, error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -190,6 +190,6 @@ async def _on_unforeseen(request: Request, error: Exception) -> Response:
     problem = Problem(
         type="urn:hubel:problem:internal-error", title="Something is wrong with the server", status=500, detail=_OURS
     )
-    response = problem_response(request, problem)
+    response = problem_response(request, problem, {REQUEST_ID_HEADER: record_of(request.scope).request_id})
     protect(response.raw_headers, request.scope["scheme"])  # this is outside of every other middleware
     return response

@@ -9,14 +9,17 @@ gigabytes would pass that bound, and image files are compressed as they are.
 import base64
 import binascii
 from collections.abc import Iterator
+from functools import lru_cache
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
 
 from model.errors import InvalidImage, Limit
 from service.errors import InvalidRequest, TooManyImages, UnsupportedEncoding
+from service.middleware import header_of
 from service.schemas import PredictRequest
 from service.served import Upload
 
@@ -37,11 +40,11 @@ async def read_uploads(request: Request, max_images: int) -> list[Upload]:
         TooManyImages: it holds more than `max_images`.
         BodyTooLarge: it has too many bytes.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip()
+    encoding = header_of(request.scope, b"content-encoding").strip().decode("latin-1")
     if encoding.lower() not in ("identity", ""):
         raise UnsupportedEncoding(f"the body has the Content-Encoding {_echo(encoding)}: send it as it is")
-    content_type, options = parse_options_header(request.headers.get("content-type"))
-    body = await request.body()
+    content_type, options = _read_content_type(header_of(request.scope, b"content-type"))
+    body = await _read_body(request)
     match content_type:
         case b"multipart/form-data":
             boundary = options.get(b"boundary", b"")
@@ -52,6 +55,27 @@ async def read_uploads(request: Request, max_images: int) -> list[Upload]:
             return await run_in_threadpool(_read_json, body, max_images)
         case _:
             return [body]
+
+
+@lru_cache(256)
+def _read_content_type(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    return parse_options_header(value)
+
+
+async def _read_body(request: Request) -> bytes:
+    """Read a body; one that came as a whole is not copied.
+
+    Raises:
+        ClientDisconnect: the caller left before its end.
+    """
+    pieces = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _read_form(body: bytes, boundary: bytes, max_images: int) -> list[Upload]:

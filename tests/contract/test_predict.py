@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from model.classifier import Classifier
 from model.preprocessing import Pixels
 from service import hosting, served
+from service.schemas import PredictResponse
 from tests.asgi import assert_problem, running
 from tests.fakes import encode, noise
 from tests.unit.model.test_preprocessing import bomb
@@ -45,6 +46,7 @@ async def test_every_form_of_a_request_gets_the_same_answer(published_tiny: Path
         ]
     assert [answer.status_code for answer in answers] == [200] * 6
     assert len({answer.text for answer in answers}) == 1
+    assert PredictResponse.model_validate_json(answers[0].content).model_dump_json(exclude_none=True) == answers[0].text
     body = answers[0].json()
     assert (body["model"], body["version"], body["calibrated"]) == ("tiny", 1, False)
     (result,) = body["results"]
