@@ -4,20 +4,19 @@ Under load a batch has one core, and as many run as there are cores: that answer
 batch that is alone has all cores: that answers it soonest. Knows no queue, no engine and no thread.
 """
 
-import fcntl
 import math
-import mmap
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from service.worker_counts import WorkerCounts
+
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 
 _CROWD_SECONDS = 0.1  # after two batches have met; then one that comes alone is taken for a lone caller's
-_MOST_WORKERS = 64
 
 
 def count_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
@@ -55,39 +54,6 @@ def _cpu_quota(folder: Path) -> Iterator[float]:
                 yield float(quota) / float(period)
         except (OSError, ValueError):  # not there, or "max"
             continue
-
-
-class WorkerCounts:
-    """How many cores each worker uses now, in memory that they share; the place of one that ended is taken anew."""
-
-    def __init__(self, path: Path) -> None:
-        """Take a place in the file, which is made where it is not there.
-
-        Raises:
-            OSError: the file cannot be written, or all places are taken.
-        """
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, _MOST_WORKERS * 4)
-        self._own = self._claim()
-        self._counts = memoryview(mmap.mmap(self._file, _MOST_WORKERS * 4)).cast("i")
-        self._counts[self._own] = 0
-
-    def set(self, count: int) -> None:
-        """Tell how many cores this worker uses."""
-        self._counts[self._own] = count
-
-    def others(self) -> int:
-        """Return how many cores all other workers use."""
-        return sum(self._counts) - self._counts[self._own]
-
-    def _claim(self) -> int:
-        for place in range(_MOST_WORKERS):
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)  # until this process ends
-            except OSError:
-                continue
-            return place
-        raise OSError(f"all {_MOST_WORKERS} places of workers are taken")
 
 
 class Cores:

@@ -15,7 +15,7 @@ from model.errors import ModelError
 from model.preprocessing import ImageLimits, Pixels
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
-from service.cores import Cores, WorkerCounts
+from service.cores import Cores
 from service.costs import CostCurve
 from service.decoding import Decoders
 from service.errors import ModelNotReady
@@ -23,6 +23,7 @@ from service.hosted import HostedVersion, LoadState
 from service.metrics import Metrics
 from service.served import ServedModel
 from service.settings import Settings
+from service.worker_counts import WorkerCounts
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 _WARM_UP_RUNS = 3  # of each size: the fastest tells what it costs

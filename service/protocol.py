@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from service.callers import CALLER, Caller, caller_of
 from service.settings import Settings
+from service.worker_counts import WorkerCounts
 
 TICK_SECONDS = 0.1
 MAX_PIPELINED = 16
@@ -77,6 +78,18 @@ class Traffic(ServerState):
         self.stopping = False
         self.draining = False
         self._refused = refused
+        self._counts = WorkerCounts(settings.worker_folder / "connections") if settings.worker_folder else None
+        self._workers = settings.workers
+
+    @property
+    def has_its_share(self) -> bool:
+        """Whether this worker has more connections than there are for each."""
+        return self._counts is not None and len(self.open) * self._workers > len(self.open) + self._counts.others()
+
+    def note_open(self) -> None:
+        """Tell the other workers how many connections this one has."""
+        if self._counts is not None:
+            self._counts.set(len(self.open))
 
     @property
     def open(self) -> "set[Connection]":
@@ -152,6 +165,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection in, or refuse it."""
         super().connection_made(transport)
+        self.traffic.note_open()
         if len(self.connections) > self.traffic.max_connections and not self.traffic.make_room():
             limit = f"{self.traffic.max_connections} connections (HUBEL_MAX_CONNECTIONS)"
             self._refuse(Refused("too_many_connections", 503, f"The server has all of its {limit} in use."))
@@ -165,6 +179,7 @@ class Connection(HttpToolsProtocol):
         self.traffic.ending.discard(self)
         self.traffic.waiting.pop(self, None)
         super().connection_lost(exc)
+        self.traffic.note_open()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
@@ -394,6 +409,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         self._forsake(list(self._unanswered()))
         self.connections.discard(self)
+        self.traffic.note_open()
         self.traffic.waiting.pop(self, None)
         self.since = self.traffic.now
         lingers = lingers and self.transport.can_write_eof() and len(self.traffic.ending) < MAX_LAST_WORDS

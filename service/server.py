@@ -27,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.importer import import_from_string
 from uvicorn.server import HANDLED_SIGNALS
 
-from service.launch import BACKLOG
+from service.accepting import Acceptor
 from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -82,6 +82,7 @@ class Server(UvicornServer):
         self._told = asyncio.Event()
         self._told_at = 0.0
         self._pulse: asyncio.Task[None] | None = None
+        self._acceptors: list[Acceptor] = []
 
     def stop(self) -> None:
         """Begin to stop: the process is not ready any more, and every answer is its connection's last."""
@@ -133,11 +134,7 @@ class Server(UvicornServer):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
-        listeners = sockets or []
-        self.servers = [
-            await loop.create_server(self._connect, sock=s.dup(), backlog=BACKLOG, **self._tls_options())
-            for s in listeners
-        ]
+        self._acceptors = [Acceptor(s, self._take_in, lambda: self.traffic.has_its_share) for s in sockets or []]
         self._pulse = loop.create_task(self._keep_time())
         self.started = True
 
@@ -158,6 +155,11 @@ class Server(UvicornServer):
             await self._leave_off()
         await self.lifespan.shutdown()
         self._pulse.cancel()
+
+    async def _take_in(self, taken: socket.socket) -> None:
+        """Begin to serve a connection."""
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._connect, taken, **self._tls_options())
 
     def _connect(self) -> Connection:
         return Connection(self.config, self.traffic, self.lifespan.state)
@@ -187,21 +189,19 @@ class Server(UvicornServer):
     async def _give_up(self) -> None:
         """End the process without waiting for its threads, one of which may never end."""
         _log.critical("this process ends, for another to take its place: %s", self.lifecycle.fault)
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         await self._within(_FAULT_SECONDS, lambda: not self.traffic.tasks)
         os._exit(EXIT_FAULT)
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Take in who has connected so far, and nobody after."""
-        loop = asyncio.get_running_loop()
         if self._nobody_else_listens:
             for listener in sockets:
                 turn_away(listener)
             await asyncio.sleep(_HANDSHAKE_SECONDS)
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(0)
+        for acceptor in self._acceptors:
+            acceptor.close()
         last = []
         for listener in sockets:
             listener.setblocking(False)
@@ -209,8 +209,7 @@ class Server(UvicornServer):
                 while True:
                     last.append(listener.accept()[0])
             listener.close()
-        taken = (loop.connect_accepted_socket(self._connect, taken, **self._tls_options()) for taken in last)
-        await asyncio.gather(*taken, return_exceptions=True)
+        await asyncio.gather(*map(self._take_in, last), return_exceptions=True)
 
     def _is_done(self) -> bool:
         return not (self.traffic.open or self.traffic.tasks)

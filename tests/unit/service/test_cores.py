@@ -8,7 +8,8 @@ from typing import cast
 
 import pytest
 
-from service.cores import Cores, WorkerCounts, count_cores
+from service.cores import Cores, count_cores
+from service.worker_counts import WorkerCounts
 from tests.virtual_time import Clock
 
 

@@ -327,8 +327,8 @@ async def test_a_large_last_answer_is_given_in_full_to_who_reads_slowly() -> Non
 
 async def test_the_backlog_is_as_long_while_a_process_serves() -> None:
     async with site() as service:
-        (listener,) = service.server.servers[0].sockets
-        told = struct.unpack("8B6I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32))
+        (acceptor,) = service.server._acceptors
+        told = struct.unpack("8B6I", acceptor._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32))
         assert told[-1] == min(BACKLOG, MOST_IN_BACKLOG)
 
 
