@@ -113,7 +113,7 @@ class Access:
         return Allowance(
             _limit("requests_per_second", key.requests_per_second, self._settings.requests_per_second),
             _limit("concurrent_requests", key.concurrent_requests, self._settings.concurrent_requests),
-            self._settings.workers,
+            self._settings.processes,
             self._clock,
         )
 

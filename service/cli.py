@@ -36,7 +36,9 @@ def serve(
         str | None,
         typer.Option(help="The model registry: a folder, or s3://...  [env: HUBEL_REGISTRY; default: registry]"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Serving processes.  [env: HUBEL_WORKERS; default: 1]")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Serving processes, or auto.  [env: HUBEL_WORKERS; default: auto]")
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(help="Certificate (PEM) to serve HTTPS with.  [env: HUBEL_TLS_CERT]")
     ] = None,

@@ -29,6 +29,7 @@ def serve(settings: Settings, app: str = WORKER_APP) -> NoReturn:
     from service.logs import configure_logs  # a tenth of a second that other commands need not wait
 
     configure_logs(settings.log_level)
+    settings = settings.with_processes()
     check_keys(settings)
     if settings.tls_cert and settings.tls_key:
         tls_context(settings.tls_cert, settings.tls_key)
@@ -44,7 +45,7 @@ def plan_of(settings: Settings, app: str, listeners: list[socket.socket]) -> Pla
         app=app,
         address=f"{'https' if settings.tls_cert else 'http'}://{host}:{port}",
         listeners=[listener.fileno() for listener in listeners],
-        workers=settings.workers,
+        workers=settings.processes,
         stop_seconds=settings.shutdown_delay_ms / 1000 + settings.longest_timeout_seconds + _STOP_SECONDS,
         log_level=settings.log_level,
     )

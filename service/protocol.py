@@ -79,7 +79,7 @@ class Traffic(ServerState):
         self.draining = False
         self._refused = refused
         self._counts = WorkerCounts(settings.worker_folder / "connections") if settings.worker_folder else None
-        self._workers = settings.workers
+        self._workers = settings.processes
 
     @property
     def has_its_share(self) -> bool:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from model.engines.selection import DEVICE_PATTERN, EngineChoice
+from model.engines.selection import DEVICE_PATTERN, EngineChoice, has_gpu
 from model.errors import InvalidReference, Limit
 from model.registry import DEFAULT_ROOT
 from model.types import NAME_PATTERN, ModelRef
@@ -28,6 +28,7 @@ from service.cores import count_cores
 from service.errors import SettingsError
 
 PREFIX = "HUBEL_"
+_MOST_PROCESSES = 8  # where nobody says how many; each takes 100 MB, and the models
 _SECRET = frozenset({"admin_key", "api_keys", "metrics_key"})
 _OF_CLIENTS = frozenset({"HUBEL_CLIENT_KEY"})  # of `hubel predict --url` and `hubel bench`
 _ORIGIN = re.compile(r"\*|https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
@@ -94,7 +95,9 @@ class Settings(BaseModel):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
-    workers: int = Field(default=1, ge=1, le=64, description="Serving processes.")
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto", description="Serving processes; auto is one for each core, 8 at the most, and one for a GPU."
+    )
     worker_folder: Path | None = Field(
         default=None, description="Folder where several workers tell how they stand; made by `hubel serve`."
     )
@@ -322,9 +325,21 @@ class Settings(BaseModel):
         return self.threads or count_cores()
 
     @property
+    def processes(self) -> int:
+        """Serving processes; `hubel serve` decides what auto is, and what it did not start is alone."""
+        return 1 if self.workers == "auto" else self.workers
+
+    def with_processes(self) -> "Settings":
+        """Decide what auto is: one process for a GPU, or one for each core, since Python runs on one at a time."""
+        if self.workers != "auto":
+            return self
+        best = 1 if has_gpu(self.engine, self.device) else min(self.cores, _MOST_PROCESSES)
+        return self.model_copy(update={"workers": best})
+
+    @property
     def share_of_cores(self) -> int:
         """Cores that this process may use at any time."""
-        return max(1, self.cores // self.workers)
+        return max(1, self.cores // self.processes)
 
     @property
     def longest_timeout_seconds(self) -> float:

@@ -111,6 +111,11 @@ def is_installed(engine: str) -> bool:
     return importlib.util.find_spec(PACKAGES[engine]) is not None
 
 
+def has_gpu(engine: str, device: str) -> bool:
+    """Whether versions run on a CUDA device where an operator wants this engine and this device."""
+    return device.startswith("cuda") or (device == "auto" and engine in ("auto", "torch") and _has_cuda())
+
+
 def _installed(engine: str) -> str:
     return "installed" if is_installed(engine) else "not installed"
 

@@ -77,6 +77,18 @@ def test_cores_are_divided_by_the_workers() -> None:
     assert [choice.threads_of(engine) for engine in ("onnx", "openvino", "torch")] == [7, 7, 3]
 
 
+def test_auto_is_a_worker_for_each_core_and_one_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.engines.selection._has_cuda", lambda: False)
+    assert [Settings(threads=cores).with_processes().processes for cores in (1, 2, 8, 64)] == [1, 2, 8, 8]
+    assert Settings(threads=2, workers=5).with_processes().processes == 5
+    assert Settings(threads=2, device="cuda:1").with_processes().processes == 1
+    assert Settings(threads=2).processes == 1
+    monkeypatch.setattr("model.engines.selection._has_cuda", lambda: True)
+    assert Settings(threads=4).with_processes().processes == 1
+    assert Settings(threads=4, engine="onnx").with_processes().processes == 4
+    assert Settings(threads=4, device="cpu").with_processes().processes == 4
+
+
 OPEN_WITHOUT = ("api_keys", "api_keys_file", "metrics_key")
 
 
