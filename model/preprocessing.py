@@ -466,8 +466,12 @@ def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing
         target = target[::-1]
     else:
         left, top, right, bottom = preprocessing.source_box(width, height)
-    small = image.resize(target, _RESAMPLING[preprocessing.interpolation], box=(left, top, right, bottom))
-    return (small.transpose(_TURNS[orientation]) if orientation in _TURNS else small).convert(preprocessing.mode)
+    small, box = image, (left, top, right, bottom)
+    if image.size != target or box != (0, 0, *target):
+        small = image.resize(target, _RESAMPLING[preprocessing.interpolation], box=box)
+    if orientation in _TURNS:
+        small = small.transpose(_TURNS[orientation])
+    return small if small.mode == preprocessing.mode else small.convert(preprocessing.mode)
 
 
 def _has_second_frame(data: bytes, image: Image.Image) -> bool:
