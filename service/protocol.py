@@ -30,6 +30,7 @@ MAX_LAST_WORDS = 100  # connections that are given this time at once
 SPARED_SECONDS = 0.2  # who has waited for less makes no room for others: its request may be on its way
 FAREWELL_SECONDS = 0.5  # that idle connections are still listened to when the process stops
 
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKS_COST = 8  # bytes of framing for a byte of body, at the most: a chunk of one byte has five
 _log = logging.getLogger(__name__)
 
@@ -52,13 +53,47 @@ class Refused(Exception):
         self.status = status
 
 
-class _LastAnswer:
-    """What the last request of a connection has for a transport: it closes when the answer can have been read."""
+class _Answer:
+    """What a request has for a transport: the head of an answer waits for what follows, and goes with it.
+
+    The transport sends whatever it is given at once: in two pieces, an answer costs sender and reader twice as much.
+    """
 
     def __init__(self, connection: "Connection") -> None:
-        self.write = connection.transport.write
         self.is_closing = connection.transport.is_closing
-        self.close = connection.close_after_answer
+        self._transport = connection.transport
+        self._end = connection.transport.close
+        self._head: bytes | None = None
+        self._has_head_out = False
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the answer, or keep it if it is the head."""
+        if self._has_head_out or data == _CONTINUE:
+            self._transport.write(data)
+        elif self._head is None:
+            self._head = data
+        else:
+            self._transport.writelines((self._head, data))
+            self._has_head_out = True
+
+    def flush(self) -> None:
+        """Send the head, if nothing follows it."""
+        if self._head is not None and not self._has_head_out:
+            self._transport.write(self._head)
+            self._has_head_out = True
+
+    def close(self) -> None:
+        """End the connection behind the answer."""
+        self.flush()
+        self._end()
+
+
+class _LastAnswer(_Answer):
+    """What the last request of a connection has: the connection closes when the answer can have been read."""
+
+    def __init__(self, connection: "Connection") -> None:
+        super().__init__(connection)
+        self._end = connection.close_after_answer
 
 
 class Traffic(ServerState):
@@ -253,6 +288,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.stage, self.since = Stage.BODY, self.traffic.now
         self.traffic.waiting.pop(self, None)
+        self.cycle.transport = cast("asyncio.Transport", _Answer(self))
         if self.traffic.stopping or not self.cycle.keep_alive:
             self._make_last(self.cycle)
 
@@ -288,6 +324,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request."""
         self.server_state.total_requests += 1
+        if self._answering is not None:
+            cast("_Answer", self._answering.transport).flush()
         self._answering = None
         if self.transport.is_closing() or self in self.traffic.ending:
             return
