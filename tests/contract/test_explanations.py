@@ -35,7 +35,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def client(published_tiny: Path) -> AsyncIterator[httpx.AsyncClient]:
     """One service for all questions: the process that explains begins once."""
-    async with running(published_tiny) as client:
+    # Its process gets what others leave of the processor, which may be little while tests run.
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         yield client
 
 
@@ -181,7 +182,9 @@ async def test_what_cannot_be_answered_is_refused_with_what_can(
 
 
 async def test_limits_are_named_with_their_settings(published_tiny: Path) -> None:
-    async with running(published_tiny, max_explained_values=575, max_image_pixels=3000) as client:
+    async with running(
+        published_tiny, max_explained_values=575, max_image_pixels=3000, request_timeout_ms=300_000
+    ) as client:
         answer = await client.post(f"{TINY}/activations?layers=conv1&format=arrays", content=IMAGE)
         body = assert_problem(answer, 413, "explanation-too-large", "576 values", "575")
         assert (body["limit"], body["setting"]) == ("max_explained_values", "HUBEL_MAX_EXPLAINED_VALUES")
@@ -208,7 +211,7 @@ async def test_models_that_are_not_there_are_told_of(client: httpx.AsyncClient) 
 
 async def test_a_version_without_its_layers_says_what_works(tiny_root: Path, tiny: StoredVersion) -> None:
     without_layers(tiny)
-    async with running(tiny_root) as client:
+    async with running(tiny_root, request_timeout_ms=300_000) as client:
         url = "/v1/models/tiny:2"
         assert_problem(await client.get(f"{url}/layers"), 422, "not-explainable", "model.explain.onnx", "occlusion")
         for path in ("activations?layers=input", "explain?method=cam", "neuron?layer=conv1&channel=0"):
@@ -228,17 +231,18 @@ async def test_a_key_is_asked_for(published_tiny: Path) -> None:
 
 
 async def test_who_does_not_explain_has_no_process_for_it(published_tiny: Path) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         assert (await client.post(f"{TINY}/predict", content=IMAGE)).status_code == 200
         assert explainer_of(client).pid is None
 
 
 async def test_the_process_has_the_lowest_priority_and_ends_when_nobody_asks(published_tiny: Path) -> None:
-    async with running(published_tiny, explain_idle_seconds=0.5) as client:
+    async with running(published_tiny, explain_idle_seconds=0.5, request_timeout_ms=300_000) as client:
         assert (await client.get(f"{TINY}/layers")).status_code == 200
         pid = explainer_of(client).pid
         assert pid is not None
         assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+        assert os.sched_getscheduler(pid) == os.SCHED_IDLE
 
         async def has_ended() -> bool:
             return not lives(pid)
@@ -253,7 +257,7 @@ async def test_the_process_has_the_lowest_priority_and_ends_when_nobody_asks(pub
 
 
 async def test_a_process_that_dies_while_it_computes_fails_its_question_alone(published_tiny: Path) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         assert (await client.get(f"{TINY}/layers")).status_code == 200
         pid = explainer_of(client).pid
         assert pid is not None
@@ -267,7 +271,7 @@ async def test_a_process_that_dies_while_it_computes_fails_its_question_alone(pu
 
 
 async def test_a_process_that_died_meanwhile_is_replaced(published_tiny: Path) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         assert (await client.get(f"{TINY}/layers")).status_code == 200
         explainer = explainer_of(client)
         pid = explainer.pid
@@ -285,7 +289,7 @@ def test_the_process_knows_no_key(published_tiny: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HUBEL_ADMIN_KEY", "a secret of sixteen or more")
 
     async def environment_of_process() -> bytes:
-        async with running(published_tiny) as client:
+        async with running(published_tiny, request_timeout_ms=300_000) as client:
             await client.get(f"{TINY}/layers")
             return await asyncio.to_thread(Path(f"/proc/{explainer_of(client).pid}/environ").read_bytes)
 
@@ -293,7 +297,7 @@ def test_the_process_knows_no_key(published_tiny: Path, monkeypatch: pytest.Monk
 
 
 async def test_beyond_the_line_is_refused_and_told_when_to_come_back(published_tiny: Path) -> None:
-    async with running(published_tiny, max_explanations=2) as client:
+    async with running(published_tiny, max_explanations=2, request_timeout_ms=300_000) as client:
         answers = await asyncio.gather(*(client.post(f"{TINY}/explain", content=IMAGE) for _ in range(5)))
         assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503]
         for answer in answers:
@@ -305,7 +309,7 @@ async def test_beyond_the_line_is_refused_and_told_when_to_come_back(published_t
 
 
 async def test_a_question_s_time_is_kept_and_the_next_one_is_answered(published_tiny: Path) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         pid = explainer_of(client).pid
         late = await client.post(f"{TINY}/explain?timeout_ms=1", content=IMAGE)
         assert_problem(late, 504, "deadline-exceeded", "1 ms")
@@ -319,7 +323,7 @@ async def test_a_question_s_time_is_kept_and_the_next_one_is_answered(published_
 
 
 async def test_whoever_leaves_takes_no_answer_from_the_next(published_tiny: Path) -> None:
-    async with running(published_tiny) as client:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
         await client.get(f"{TINY}/layers")
         pid = explainer_of(client).pid
         for _ in range(3):

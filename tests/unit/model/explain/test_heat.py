@@ -116,7 +116,7 @@ def test_covering_what_counts_lowers_the_probability(tiny: StoredVersion) -> Non
     assert other.values[0, 0] < 0
 
 
-def test_an_occlusion_can_be_stopped_between_batches(tiny: StoredVersion) -> None:
+def test_an_occlusion_can_be_stopped_between_windows(tiny: StoredVersion) -> None:
     calls: list[int] = []
 
     def stop() -> None:
