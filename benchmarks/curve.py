@@ -23,7 +23,7 @@ from model.types import ModelRef
 BATCHES = tuple(2**power for power in range(7))
 SECONDS = 0.4  # for each size
 _FEWEST_RUNS = 3
-_CONNECTIONS = 8
+_CONNECTIONS = 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def scaling(workload: Workload, log: Path, seconds: int) -> dict[int, float]:
         with ExitStack() as stack:
             with pinned(cores[:count]):  # wrk uses all of them
                 server = stack.enter_context(
-                    serving(workload.registry, log, HUBEL_DEFAULT_MODEL=workload.model, HUBEL_PRELOAD="")
+                    serving(workload.registry, log, workers=count, HUBEL_DEFAULT_MODEL=workload.model, HUBEL_PRELOAD="")
                 )
             for each in (1, seconds):  # the first one warms up
                 asked = load(

@@ -292,7 +292,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workload", action="append", choices=MAKERS, help="all by default")
     parser.add_argument("--seconds", type=int, default=3, choices=range(1, 61), metavar="1-60", help="of each load")
     parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1])
+    parser.add_argument("--workers", type=int, nargs="+", default=[Settings().with_processes().processes])
     arguments = parser.parse_args()
     arguments.workload = arguments.workload or list(MAKERS)
     return arguments
