@@ -19,7 +19,7 @@ from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import LimitBody, ObserveRequests
-from service.routes import administration, archives, comparisons, documentation, health, models, predictions
+from service.routes import administration, archives, comparisons, documentation, health, models, page, predictions
 from service.security import key_needed
 from service.settings import Settings, load_settings
 from service.shadow import ShadowCaller
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     for routes in (predictions, models):
         app.include_router(routes.router, **(key_needed() if settings.asks_for_keys else {}))
-    for routes in (health, documentation):
+    for routes in (health, documentation, page):
         app.include_router(routes.router)
     app.include_router(health.metrics_router, **(key_needed() if settings.metrics_key is not None else {}))
     if settings.admin_key is not None or settings.asks_for_keys:
