@@ -20,6 +20,9 @@ ModelError
 │   └── GoldenMismatch           an engine does not repeat the version's stored outputs
 ├── EngineUnavailable            the engine or the device is not on this machine
 ├── UnknownArchitecture          no network of that name, or arguments that it does not take
+├── NotExplainable               the network, or this machine, cannot be asked for such an explanation
+├── NoSuchPart                   the network has no such layer, channel, pixel or class
+├── ExplanationTooLarge          over a limit on what is explained at once
 └── InferenceFailed              the engine failed on an image
     └── EngineTimeout            it did not answer in time
 """
@@ -117,6 +120,22 @@ class EngineUnavailable(ModelError):
 
 class UnknownArchitecture(ModelError):
     """No network has that name, or it does not take those arguments."""
+
+
+class NotExplainable(ModelError):
+    """The network, or this machine, cannot be asked for such an explanation; the text names what works."""
+
+
+class NoSuchPart(ModelError):
+    """The network has no layer, channel, pixel or class as was asked for; the text names some that it has."""
+
+
+class ExplanationTooLarge(ModelError):
+    """More is asked to be explained at once than a limit allows."""
+
+    def __init__(self, message: str, limit: Limit) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class InferenceFailed(ModelError):

@@ -13,13 +13,24 @@ from model.registry import Registry
 from service import problems
 from service.access import Access, LetIn
 from service.canary import CanaryWatch
+from service.explaining import Explainer
 from service.following import Follower
 from service.hosting import ModelHost
 from service.lifecycle import Lifecycle
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import LimitBody, ObserveRequests
-from service.routes import administration, archives, comparisons, documentation, health, models, page, predictions
+from service.routes import (
+    administration,
+    archives,
+    comparisons,
+    documentation,
+    explanations,
+    health,
+    models,
+    page,
+    predictions,
+)
 from service.security import key_needed
 from service.settings import Settings, load_settings
 from service.shadow import ShadowCaller
@@ -42,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         registry = Registry(settings.registry, settings.cache)
         app.state.host = host = ModelHost(registry, settings, metrics, app.state.lifecycle)
         app.state.shadows = shadows = ShadowCaller(host, metrics, settings.max_batch_size)
+        app.state.explainer = explainer = Explainer(settings)
         app.state.board = board = WorkerBoard(settings.worker_folder)
         follower = Follower(host, CanaryWatch(registry, metrics), board, settings.registry_poll_seconds)
         await host.start()
@@ -51,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         await app.state.access.keys.close()
         await follower.close()
         await shadows.close()
+        await explainer.close()
         await host.close()
         metrics.close()
 
@@ -86,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for routes in (predictions, models):
+    for routes in (predictions, models, explanations):
         app.include_router(routes.router, **(key_needed() if settings.asks_for_keys else {}))
     for routes in (health, documentation, page):
         app.include_router(routes.router)

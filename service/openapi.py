@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from fastapi import Response
+from pydantic import BaseModel
+
 from service.problems import MEDIA_TYPE
 from service.schemas import PredictResponse, Problem
 
@@ -96,6 +99,31 @@ ARCHIVE: dict[str, Any] = {
         }
     }
 }
+EXPLANATION = UPLOADS
+
+
+def explanation(answer: type[BaseModel], *statuses: int, png: bool = False) -> dict[str, Any]:
+    """Describe a route that explains.
+
+    Args:
+        answer: the body.
+        statuses: of the problems; by default those of a route that takes an image.
+        png: whether the answer may be a picture instead.
+    """
+    good: dict[str, Any] = {
+        "model": answer,
+        "description": "The explanation.",
+        **headers(Server_Timing="Milliseconds in line, and to compute.")[200],
+    }
+    if png:
+        good["content"] = {"image/png": {"schema": _FILE}}
+    return {
+        "response_class": Response,
+        "response_model": None,
+        "responses": {200: good, **problems(*statuses or (404, 413, 415, 422, 503, 504))},
+    }
+
+
 PREDICTION: dict[str, Any] = {
     **UPLOADS,
     "responses": {

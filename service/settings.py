@@ -214,6 +214,21 @@ class Settings(BaseModel):
         description="Pixels, of four bytes, that the large images being decoded at once hold together; one alone "
         "may hold more.",
     )
+    explain_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="Time after the last explanation until the process that explains ends, seconds.",
+    )
+    max_explanations: int = Field(
+        default=16, ge=1, le=1000, description="Explanations that are computed or wait for it, at the most; then 503."
+    )
+    max_explained_values: int = Field(
+        default=200_000, ge=1, le=10_000_000, description="Numbers in one answer of format=arrays at the most."
+    )
+    max_occlusions: int = Field(
+        default=256, ge=4, le=1024, description="Parts of an image that one occlusion covers at the most."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged; debug shows health checks too."
     )

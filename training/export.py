@@ -37,6 +37,8 @@ _KINDS = {
     "AveragePool": "average_pool",
     "GlobalAveragePool": "global_average_pool",
     "ReduceMean": "global_average_pool",
+    "GlobalMaxPool": "global_max_pool",
+    "ReduceMax": "global_max_pool",
     "Reshape": "flatten",
     "Concat": "concatenate",
     "Mul": "multiply",

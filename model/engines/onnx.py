@@ -35,8 +35,8 @@ class OnnxEngine:
         Raises:
             CorruptCheckpoint: ONNX Runtime does not accept the file.
         """
-        self._session = _open(folder / NETWORK, 1)
-        self._spread = _open(folder / NETWORK, threads) if threads > 1 else self._session
+        self._session = open_session(folder / NETWORK, 1)
+        self._spread = open_session(folder / NETWORK, threads) if threads > 1 else self._session
         self._input = self._session.get_inputs()[0].name
         self._runs: set[onnxruntime.RunOptions] = set()
 
@@ -57,7 +57,12 @@ class OnnxEngine:
             run.terminate = True
 
 
-def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open an ONNX file in ONNX Runtime, to be computed with `threads` threads.
+
+    Raises:
+        CorruptCheckpoint: ONNX Runtime does not accept it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -50,16 +50,8 @@ class TorchEngine:
         else:
             # TF32 would cost more than the tolerance allows.
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        network = build_network(manifest.architecture.name, len(manifest.labels), manifest.architecture.config)
-        path = folder / WEIGHTS
-        try:
-            _load_weights(network, path)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise CorruptCheckpoint(
-                f"{path} does not hold the weights of {manifest.architecture.name}: {error}"
-            ) from error
-        pixel_network = PixelNetwork(network, manifest.preprocessing.mean, manifest.preprocessing.std)
-        self._network = pixel_network.eval().to(device).to(memory_format=torch.channels_last)
+        pixel_network = build_pixel_network(folder, manifest)
+        self._network = pixel_network.to(device).to(memory_format=torch.channels_last)
         self._graphed = None if device == "cpu" else GraphedNetwork(self._forward, torch.device(device))
 
     def infer(self, pixels: Pixels, *, spread: bool = False) -> Logits:
@@ -78,6 +70,21 @@ class TorchEngine:
         with torch.autocast(kind, torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False):
             logits: Tensor = self._network(pixels)
         return logits.float()
+
+
+def build_pixel_network(folder: Path, manifest: Manifest) -> PixelNetwork:
+    """Build a version's network on the CPU, in eval mode, with its weights and its normalisation.
+
+    Raises:
+        CorruptCheckpoint: the weights are not those of the architecture.
+    """
+    network = build_network(manifest.architecture.name, len(manifest.labels), manifest.architecture.config)
+    path = folder / WEIGHTS
+    try:
+        _load_weights(network, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CorruptCheckpoint(f"{path} does not hold the weights of {manifest.architecture.name}: {error}") from error
+    return PixelNetwork(network, manifest.preprocessing.mean, manifest.preprocessing.std).eval()
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What the serving process and the one that explains send each other, and how it lies in a pipe."""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from model.preprocessing import ImageLimits
+
+TOO_LATE = "TooLate"  # the error of a question whose time was over
+SIZES = struct.Struct("!II")  # in front of each message: bytes of its head, which is JSON, and of its body
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may be asked at once, and what an image may cost."""
+
+    images: ImageLimits
+    max_explained_values: int
+    max_occlusions: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Bounds":
+        """Read what `write` has written."""
+        values = json.loads(text)
+        return cls(**{**values, "images": ImageLimits(**values["images"])})
+
+    def fields(self) -> dict[str, Any]:
+        """Return what `parse` reads, as JSON has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a version; the image is the message's body.
+
+    Attributes:
+        name: the model's.
+        number: the version's.
+        folder: where its files are.
+        kind: the name of the query's type.
+        query: its fields.
+        seconds: for the answer.
+    """
+
+    name: str
+    number: int
+    folder: str
+    kind: str
+    query: dict[str, Any]
+    seconds: float
+
+
+def pack(head: Mapping[str, Any], body: bytes) -> list[bytes]:
+    """Return the parts of a message."""
+    text = json.dumps(head).encode()
+    return [SIZES.pack(len(text), len(body)), text, body]
