@@ -16,6 +16,7 @@ import { startTheme } from "./theme.js";
 import { chooseModel, linkedModel, loadVersions, startVersions, usualFor } from "./versions.js";
 import { startWalk } from "./walk.js";
 
+const FOLLOW_MS = 4000;
 const sections = [...document.querySelectorAll("main > section")];
 
 async function start() {
@@ -37,17 +38,28 @@ async function start() {
 
 // Show what the address names.
 async function open() {
-  const sample = linked("sample");
+  const [sample, named] = [linked("sample"), linked("model")];
   try {
     await loadVersions();
-    const ref = linked("model") ? linkedModel() : usualFor("photo");
+    const ref = named ? linkedModel() : usualFor("photo");
     if (ref) await chooseModel(ref);
-    if (linked("model")) keepChoice(ref, sample.startsWith("digit-") ? "drawing" : "photo");
+    if (named) keepChoice(ref, sample.startsWith("digit-") ? "drawing" : "photo");
     if (sample) await takeSample(sample);
   } catch (error) {
     fail(error);
   }
-  find(`#${CSS.escape(linkedSection() || "ask")}`)?.scrollIntoView();
+  const section = find(`#${CSS.escape(linkedSection() || "ask")}`);
+  if (section && section.id !== "ask") holdInSight(section);
+}
+
+// Views above the section fill up after it was scrolled to: follow it, until somebody does something.
+function holdInSight(section) {
+  section.scrollIntoView({ behavior: "instant" });
+  const observer = new ResizeObserver(() => section.scrollIntoView({ behavior: "instant" }));
+  observer.observe(find("main"));
+  const stop = () => observer.disconnect();
+  for (const name of ["wheel", "pointerdown", "keydown", "touchstart"]) addEventListener(name, stop, { once: true, passive: true });
+  setTimeout(stop, FOLLOW_MS);
 }
 
 function startNavigation() {

@@ -4,9 +4,11 @@ import { colourOf, rangeOf, scaleOf } from "./colour.js";
 import { el } from "./dom.js";
 import { decimal } from "./numbers.js";
 
-// `mark(i, j)` may name a class for a cell: "padding" for what lies outside, "picked" for what was taken.
-export function numberTable(caption, rows, mark = () => "") {
-  const scale = scaleOf(...rangeOf(rows.flat().filter((value) => value !== null)));
+// Kernels and products are coloured around zero, whatever is in them, so that they can be compared; `mark(i, j)` may name
+// a class for a cell: "padding" for what lies outside, "picked" for what was taken.
+export function numberTable(caption, rows, { aroundZero = true, mark = () => "" } = {}) {
+  const [low, high] = rangeOf(rows.flat().filter((value) => value !== null));
+  const scale = scaleOf(aroundZero ? Math.min(low, -1e-9) : low, high);
   return el("figure", {}, el("figcaption", {}, caption), el("table", { class: "cells" }, el("tbody", {}, rows.map((row, i) =>
     el("tr", {}, row.map((value, j) => cell(value, mark(i, j), scale)))))));
 }

@@ -89,7 +89,7 @@ export function startDrawing(drawn, emptied) {
 }
 
 function paintStrokes(canvas, strokes) {
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { alpha: false });
   const side = canvas.width;
   context.fillStyle = "#000";
   context.fillRect(0, 0, side, side);

@@ -15,6 +15,7 @@ const METHODS = {
   gradcam: ["Grad-CAM", "the last feature maps, weighed by how strongly the class depends on each"],
   occlusion: ["Occlusion", "how far the probability falls when a part of the picture is covered"],
 };
+const SMALLEST_SIDE = 360; // pixels: smaller pictures are shown larger
 const ROWS = ["upper", "middle", "lower"];
 const COLUMNS = ["left", "centre", "right"];
 
@@ -81,7 +82,8 @@ const noMethod = (methods) => new Problem("This method does not work here", `${s
 
 function show(place, { told, image }, opacity) {
   const { map, method } = told;
-  const canvas = canvasOf(image.width, image.height);
+  const zoom = Math.max(1, Math.floor(SMALLEST_SIDE / Math.max(image.width, image.height)));
+  const canvas = canvasOf(image.width * zoom, image.height * zoom);
   canvas.classList.add("over");
   blend(canvas, { told, image }, opacity);
   const legend = el("canvas", { "aria-hidden": "true" });
@@ -109,7 +111,7 @@ function blend(canvas, { told: { map, crop, image: { width } }, image }, opacity
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   const context = draw(canvas, image);
-  const zoom = image.width / width;
+  const zoom = canvas.width / width;
   context.imageSmoothingQuality = "high";
   context.globalAlpha = opacity;
   context.drawImage(small, crop.x * zoom, crop.y * zoom, crop.width * zoom, crop.height * zoom);

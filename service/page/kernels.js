@@ -226,5 +226,5 @@ function showSum(place, picture, kernel, stride, padding, { y, x }, convolved) {
   replace(place, place.firstChild, el("p", { class: "sum", role: "status" },
     `Row ${y}, column ${x}: the products add up to ${decimal(value)}. After ReLU: ${decimal(Math.max(0, value))}.`),
   el("div", { class: "patches scroll", tabindex: "0", role: "group", "aria-label": "The arithmetic of one pixel" },
-    numberTable("patch of the picture", patch), sign("\u00d7"), numberTable("kernel", kernel), sign("="), numberTable("products", products)));
+    numberTable("patch of the picture", patch, { aroundZero: false }), sign("\u00d7"), numberTable("kernel", kernel), sign("="), numberTable("products", products)));
 }

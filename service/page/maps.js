@@ -14,7 +14,7 @@ export function showMaps(place, { values, width, height, scale, label }, pointed
   const zoom = width * height === 1 ? CELL : Math.max(1, Math.round(SIDE / Math.max(width, height)));
   const gap = width * height === 1 ? 1 : GAP;
   const [tileWidth, tileHeight] = [width * zoom, height * zoom];
-  const columns = Math.max(1, Math.min(values.length, Math.floor(((place.clientWidth || 600) - 4 + gap) / (tileWidth + gap))));
+  const columns = Math.max(1, Math.min(values.length, Math.floor(((place.clientWidth || 600) - 10 + gap) / (tileWidth + gap))));
   const rows = Math.ceil(values.length / columns);
   const base = canvasOf(columns * (tileWidth + gap) - gap, rows * (tileHeight + gap) - gap);
   const context = base.getContext("2d");
@@ -51,8 +51,9 @@ export function showMaps(place, { values, width, height, scale, label }, pointed
 
   function placeAt(event) {
     const box = canvas.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * canvas.width;
-    const y = ((event.clientY - box.top) / box.height) * canvas.height;
+    const x = ((event.clientX - box.left - canvas.clientLeft) / canvas.clientWidth) * canvas.width;
+    const y = ((event.clientY - box.top - canvas.clientTop) / canvas.clientHeight) * canvas.height;
+    if (x < 0 || y < 0 || x >= canvas.width) return null;
     const channel = Math.floor(y / (tileHeight + gap)) * columns + Math.floor(x / (tileWidth + gap));
     const inside = { channel, y: Math.floor((y % (tileHeight + gap)) / zoom), x: Math.floor((x % (tileWidth + gap)) / zoom) };
     return channel < values.length && inside.y < height && inside.x < width ? inside : null;

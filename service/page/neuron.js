@@ -22,7 +22,7 @@ export async function showNeuron(place, layer, at, shown, signal, channels = DET
   const rest = told.rest.count;
   return replace(place,
     el("p", { class: "sum", role: "status" }, sumSentence(told)),
-    told.folded.length ? el("p", { class: "muted" }, `${told.folded.join(", ").replaceAll("_", " ")} is folded in: kernel and bias are those that the served network computes with.`) : null,
+    told.folded.length ? el("p", { class: "muted" }, `Folded in: ${told.folded.join(", ").replaceAll("_", " ")}. Kernel and bias are those that the served network computes with.`) : null,
     field,
     told.inputs.map((each) => patches(each, told)),
     told.terms.length ? terms(told) : null,
@@ -73,7 +73,7 @@ function patches({ channel, patch, kernel, products, sum }, told) {
   };
   const marks = (i, j) => [outside(i, j) ? "padding" : "", picked && picked[0] === i && picked[1] === j ? "picked" : ""].join(" ").trim();
   if (patch.length * patch[0].length > 200) return note(`The window has ${patch.length} \u00d7 ${patch[0].length} values; their sum is ${decimal(sum)}.`);
-  const shown = [numberTable(`map ${channel} of ${window.layer}`, patch, marks)];
+  const shown = [numberTable(`map ${channel} of ${window.layer}`, patch, { aroundZero: false, mark: marks })];
   if (kernel) shown.push(sign("\u00d7"), numberTable(kind === "convolution" ? "kernel" : "share of each", kernel));
   if (products) shown.push(sign("="), numberTable("products", products));
   return el("div", { class: "patches scroll", tabindex: "0", role: "group", "aria-label": `Arithmetic of map ${channel}` },

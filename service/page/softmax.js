@@ -84,7 +84,7 @@ function showTable(place, logits, temperature, truth) {
     el("td", {}, bar(shares[at])));
   replace(place,
     el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Logits and probabilities" }, el("table", { class: "plain" },
-      el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)), el("td", {}))),
+      el("thead", {}, el("tr", {}, heads.map((head, at) => el("th", { scope: "col", class: at ? "number" : null }, head)), el("td", {}))),
       el("tbody", {}, shown.map(row)))),
     el("p", { class: "muted" }, `The sum over all ${logits.length} classes is ${decimal(sum)}; each power divided by it is the probability. The largest logit, ${decimal(largest)}, is taken away first: that changes no probability, and no power is too large to compute.`),
     truth === null ? null : el("p", { role: "status" }, lossSentence(shares[truth], truth)));

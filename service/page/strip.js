@@ -12,6 +12,9 @@ const TURNS = { 2: "mirrored", 3: "turned half round", 4: "flipped", 5: "mirrore
 const APPLIED = {
   alpha_over_white: "Where it was transparent, it is white now.",
   first_frame: "Of several frames, this is the first.",
+  gray_to_rgb: "",
+  to_l: "Its colours have become one grey value.",
+  to_rgb: "",
   reduced_decode: "The decoder made it smaller while reading, which saves time.",
 };
 const SHOWN_SIDE = 420;
@@ -95,7 +98,7 @@ async function seen(input, image, preprocessing) {
   const range = [0, 1].map((end) => decimal((end - preprocessing.mean[0]) / preprocessing.std[0], 3));
   const said = [
     `${tiles.width} \u00d7 ${tiles.height} pixels of ${channels}.`,
-    ...image.applied.map((each) => APPLIED[each] ?? (each.startsWith("exif") ? "" : `${each.replaceAll("_", " ")}.`)),
+    ...image.applied.map((each) => APPLIED[each] ?? (each.startsWith("exif") ? "" : `Applied: ${each.replaceAll("_", " ")}.`)),
     preprocessing.mode === "RGB" && isGrey(canvas) ? "The picture is grey: all three have the same values, and colours cannot help." : "",
     `The first layer then moves 0 to 255 onto ${range[0]} to ${range[1]}.`,
   ];

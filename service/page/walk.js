@@ -39,7 +39,10 @@ export function startWalk() {
     }
     const layer = layers.find(({ name }) => name === chosen);
     mark(list, layer?.name);
-    if (!layer) throw unknownLayer(layers);
+    if (!layer) {
+      replace(place);
+      throw unknownLayer(layers);
+    }
     await showLayer(place, layer, layers, signal);
     if (!signal.aborted) {
       const without = layers.some(({ kind }) => kind === "convolution") ? []
@@ -113,7 +116,8 @@ async function showLayer(place, layer, layers, signal) {
   let timer = 0;
   let controller = new AbortController();
   const pointed = (at) => {
-    readout.textContent = `${whereText(layer, at)}: ${decimal(shown.values[at.channel][at.y * shown.width + at.x])}`;
+    const value = shown.values[at.channel][at.y * shown.width + at.x];
+    readout.textContent = `${whereText(layer, at)}: ${shown.rounded ? `about ${decimal(value, 2)}` : decimal(value)}`;
     remember({ layer: layer.name, channel: at.channel, y: at.y, x: at.x }, "layers");
     clearTimeout(timer);
     controller.abort();
@@ -149,7 +153,7 @@ async function measured(layer, signal) {
   const tiles = await tilesOf(told);
   if (layer.kind === "input") return colours(tiles, told);
   const values = valuesOf(tiles, told);
-  return { values: all ? values : values.slice(0, FIRST_SHOWN), count: values.length, width: tiles.width, height: tiles.height, ...range(told) };
+  return { values: all ? values : values.slice(0, FIRST_SHOWN), count: values.length, width: tiles.width, height: tiles.height, rounded: true, ...range(told) };
 }
 
 const range = ({ minimum, maximum, dead }) => ({ minimum, maximum, dead, scale: scaleOf(minimum, maximum) });
@@ -172,17 +176,21 @@ function colours(tiles, { shape }) {
 function summary(shown, layer) {
   const legend = el("canvas", { "aria-hidden": "true" });
   paintLegend(legend, shown.scale);
-  const dead = shown.dead.length;
   const maps = layer.shape.length === 3 && layer.kind !== "input";
   const said = [
     `From ${decimal(shown.minimum, 3)} to ${decimal(shown.maximum, 3)}, all on one scale.`,
-    maps ? `${dead === 0 ? "No" : grouped(dead)} of ${grouped(shown.count)} maps ${dead === 1 ? "is" : "are"} dead on this picture, the same value everywhere${
-      dead ? ` (${shown.dead.slice(0, 12).join(", ")}${dead > 12 ? ", \u2026" : ""})` : ""}.` : "",
+    maps ? deadSentence(shown) : "",
   ];
   return [
     el("div", { class: "legend" }, el("span", {}, decimal(shown.scale.low, 3)), legend, el("span", {}, decimal(shown.scale.high, 3))),
     el("p", { class: "muted dead" }, said.filter(Boolean).join(" ")),
   ];
+}
+
+function deadSentence({ dead, count }) {
+  if (dead.length === 0) return `None of the ${grouped(count)} maps is dead on this picture.`;
+  const named = `${dead.slice(0, 12).join(", ")}${dead.length > 12 ? ", \u2026" : ""}`;
+  return `${grouped(dead.length)} of ${grouped(count)} maps ${dead.length === 1 ? "is" : "are"} dead on this picture, the same value everywhere: ${named}.`;
 }
 
 function facts(layer) {
