@@ -22,7 +22,7 @@ const sections = [...document.querySelectorAll("main > section")];
 async function start() {
   readLink();
   startTheme();
-  startVersions(fail);
+  startVersions((error) => fail(error));
   startAsking();
   startNavigation();
   startAway();
@@ -46,7 +46,7 @@ async function open() {
     if (named) keepChoice(ref, sample.startsWith("digit-") ? "drawing" : "photo");
     if (sample) await takeSample(sample);
   } catch (error) {
-    fail(error);
+    fail(error, open);
   }
   const section = find(`#${CSS.escape(linkedSection() || "ask")}`);
   if (section && section.id !== "ask") holdInSight(section);

@@ -51,11 +51,12 @@ export async function takeSample(sample) {
   }
 }
 
-export const fail = (error) => {
+// Say in the answer's place why there is none; `again` tries what failed once more.
+export function fail(error, again) {
   if (error.name === "AbortError") return;
   showNothing("No answer.");
-  replace(find("#ask-status"), trouble(error));
-};
+  replace(find("#ask-status"), trouble(error, again));
+}
 
 // Make a picture the one that the page is about, and ask.
 async function show(picture, at = performance.now()) {
@@ -66,7 +67,7 @@ async function show(picture, at = performance.now()) {
   set({ picture, answer: null });
   if (!ref) return replace(find("#ask-status"), noVersions());
   if (ref === state.model) return answer(picture, at);
-  return chooseModel(ref).catch(fail); // which asks
+  return chooseModel(ref).catch((error) => fail(error, () => show(picture))); // which asks
 }
 
 async function drawn(blob, { lifted, sample, at }) {
@@ -100,7 +101,7 @@ async function answer(picture, at, final = true) {
     find("#spoken").textContent = `${first.label}, ${percent(first.probability)}.`;
     set({ answer: { ...said, ref, picture } });
   } catch (error) {
-    if (!signal.aborted) fail(error);
+    if (!signal.aborted) fail(error, () => answer(picture, performance.now()));
   }
 }
 
@@ -123,7 +124,7 @@ function startFiles() {
   document.addEventListener("drop", (event) => takeFile(event.dataTransfer.files[0]));
   document.addEventListener("paste", (event) => takeFile(event.clipboardData.files[0]));
   for (const button of document.querySelectorAll("[data-sample]")) {
-    button.addEventListener("click", () => takeSample(button.dataset.sample).catch(fail));
+    button.addEventListener("click", () => takeSample(button.dataset.sample).catch((error) => fail(error)));
   }
 }
 
