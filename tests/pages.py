@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, TimeoutError, sync_playwright
 
 from tests.browser import QUIET
 
@@ -60,19 +60,26 @@ class Visit:
     def see(self, selector: str, *words: str) -> str:
         """Wait until what a selector names is shown with these words; return its text."""
         found = self.page.locator(selector).first
-        found.wait_for(timeout=PATIENCE_MS)
-        for word in words:
-            self.page.locator(selector, has_text=re.compile(word)).first.wait_for(timeout=PATIENCE_MS)
+        with self._telling():
+            found.wait_for(timeout=PATIENCE_MS)
+            for word in words:
+                self.page.locator(selector, has_text=re.compile(word)).first.wait_for(timeout=PATIENCE_MS)
         return found.inner_text()
 
     def go_to(self, section: str) -> None:
         """Bring a section into sight, and wait until it is worked out."""
         self.page.locator(f"#{section}").evaluate("section => section.scrollIntoView({behavior: 'instant'})")
-        self.page.wait_for_function(
-            "id => { const one = document.getElementById(id); return one.dataset.ms && !one.ariaBusy; }",
-            arg=section,
-            timeout=PATIENCE_MS,
-        )
+        done = "id => { const one = document.getElementById(id); return one.dataset.ms && !one.ariaBusy; }"
+        with self._telling():
+            self.page.wait_for_function(done, arg=section, timeout=PATIENCE_MS)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say what the page itself says is wrong, where one waits in vain."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise AssertionError((self.page.locator(".trouble").all_inner_texts(), self.complaints)) from error
 
     def draw(self, points: tuple[tuple[float, float], ...] = THREE) -> None:
         """Draw one stroke on the pad, its points on a square of side 1."""

@@ -38,7 +38,15 @@ const placeOn = (scale, value) =>
 export function colourOf(scale, value) {
   const at = placeOn(scale, value) * 4;
   const [r, g, b] = TABLES[scale.map].subarray(at, at + 3);
-  return { css: `rgb(${r} ${g} ${b})`, ink: r * 0.3 + g * 0.59 + b * 0.11 > 140 ? "#111" : "#fff" };
+  return { css: `rgb(${r} ${g} ${b})`, ink: luminance(r, g, b) > EQUAL_CONTRAST ? "#000" : "#fff" };
+}
+
+const EQUAL_CONTRAST = 0.179; // the luminance on which black and white can be read equally well
+
+// Source: WCAG 2.2, relative luminance.
+function luminance(...parts) {
+  const [r, g, b] = parts.map((part) => (part <= 10 ? part / 3295 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
 // Paint values, row by row, one pixel each, into a canvas.

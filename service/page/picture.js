@@ -7,32 +7,47 @@ const PREVIEW_SIDE = 1024;
 
 // The upright picture, no side over 1,024 pixels, with its full size; worked out once.
 export function upright(picture) {
-  picture.upright ??= decode(picture, "from-image");
+  picture.upright ??= decode(picture);
   return picture.upright;
 }
 
-// The pixels as the file stores them, before EXIF turns them.
-export function asStored(picture) {
-  picture.stored ??= decode(picture, "none");
-  return picture.stored;
+// How an upright picture of `width` and `height` is drawn as its file stores it, by its EXIF orientation: a canvas's matrix.
+const STORED = {
+  2: (width) => [-1, 0, 0, 1, width, 0],
+  3: (width, height) => [-1, 0, 0, -1, width, height],
+  4: (width, height) => [1, 0, 0, -1, 0, height],
+  5: () => [0, 1, 1, 0, 0, 0],
+  6: (width) => [0, -1, 1, 0, 0, width],
+  7: (width, height) => [0, -1, -1, 0, height, width],
+  8: (width, height) => [0, 1, -1, 0, height, 0],
+};
+
+// The pixels as the file stores them: browsers turn a picture while they decode it, so it is turned back.
+export function asStored({ image, width, height }, orientation) {
+  const sideways = orientation >= 5;
+  const canvas = canvasOf(...(sideways ? [image.height, image.width] : [image.width, image.height]));
+  const context = canvas.getContext("2d");
+  if (STORED[orientation]) context.setTransform(...STORED[orientation](image.width, image.height));
+  context.drawImage(image, 0, 0);
+  return { image: canvas, width: sideways ? height : width, height: sideways ? width : height };
 }
 
-async function decode(picture, imageOrientation) {
+async function decode(picture) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(picture.blob, { imageOrientation });
+    bitmap = await createImageBitmap(picture.blob);
   } catch {
-    throw new Problem("This browser cannot show the picture", `${picture.name} may be of a format that only the service reads.`, {
-      next: "The answer above is right all the same; a JPEG or PNG shows here too.",
+    throw new Problem("This browser cannot show the picture", `This browser cannot show ${picture.name}; it may be of a format that only the service reads.`, {
+      next: "The answer is right all the same; a JPEG or PNG shows here too.",
     });
   }
   const { width, height } = bitmap;
   const scale = Math.min(1, PREVIEW_SIDE / Math.max(width, height));
-  if (scale === 1) return { width, height, image: bitmap, scale };
+  if (scale === 1) return { width, height, image: bitmap };
   const image = canvasOf(width * scale, height * scale);
   draw(image, bitmap);
   bitmap.close();
-  return { width, height, image, scale };
+  return { width, height, image };
 }
 
 export function canvasOf(width, height) {

@@ -42,7 +42,7 @@ export function startRegistry() {
     addresses = pictures.map(([address]) => address);
     replace(place,
       el("div", { class: "card" }, markdown(detail.card || "This version has no card.")),
-      evaluation ? confusions(evaluation) : null,
+      evaluation ? confusions(detail.labels, evaluation.confusion) : null,
       pictures.length ? el("div", { class: "two" }, pictures.map(([src, text]) => el("figure", { class: "picture" }, el("figcaption", {}, text), el("img", { src, alt: text, loading: "lazy" })))) : null,
       detail.report.includes(PAGE) && !currentKey() ? el("p", {}, el("a", { href: reportPath(ref, PAGE), target: "_blank", rel: "noopener" }, `The whole report of ${ref}`)) : null);
     return view.say(...(detail.report.length ? [] : [note("This version has no report: none was written when it was published. hubel evaluate, on your photos, makes the next version with one.")]));
@@ -60,9 +60,9 @@ export function startRegistry() {
 
 const reportPath = (ref, file) => modelPath(ref, `/report/${encodeURIComponent(file)}`);
 
-function confusions({ labels, confusion, images }) {
+function confusions(labels, confusion) {
   return el("div", {}, el("h3", {}, "What it confuses"), el("p", { class: "muted" },
-    `${grouped(images ?? confusion.reduce((sum, [, , count]) => sum + count, 0))} test pictures: rows are what they are, columns what it said.`),
+    `${grouped(confusion.reduce((sum, [, , count]) => sum + count, 0))} test pictures: rows are what they are, columns what it said.`),
   labels.length <= WHOLE_MATRIX ? matrix(labels, confusion) : worst(labels, confusion));
 }
 

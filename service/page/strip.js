@@ -53,15 +53,16 @@ const named = (canvas, label) => {
 
 // The steps that a browser can show by itself; each waits for what the service says the picture is.
 async function browserSteps(picture, preprocessing) {
-  const [stored, turned] = [await asStored(picture), await upright(picture)];
+  const turned = await upright(picture);
   const size = ({ width, height }) => `${width} \u00d7 ${height} pixels`;
+  const turnOf = ({ applied }) => Number(applied.map((each) => /^exif_orientation_(\d)$/.exec(each)?.[1]).find(Boolean) ?? 1);
   return [
-    (image) => [named(small(stored.image), "The picture as stored"), "As stored", `${image.format}, ${size(stored)}.`],
     (image) => {
-      const turn = image.applied.map((each) => /^exif_orientation_(\d)$/.exec(each)?.[1]).find(Boolean);
-      return [named(small(turned.image), "The picture upright"), "Upright",
-        turn ? `Its EXIF data say how the camera was held: it is ${TURNS[turn]}. ${size(turned)}.` : "It stands upright already."];
+      const stored = asStored(turned, turnOf(image));
+      return [named(small(stored.image), "The picture as stored"), "As stored", `${image.format}, ${size(stored)}.`];
     },
+    (image) => [named(small(turned.image), "The picture upright"), "Upright", TURNS[turnOf(image)]
+      ? `Its EXIF data say how the camera was held: it is ${TURNS[turnOf(image)]}. ${size(turned)}.` : "It stands upright already."],
     () => [named(cropped(turned, preprocessing), "The part that the network sees, outlined"), "Cropped", preprocessing.short_side
       ? `The middle ${preprocessing.width} of ${preprocessing.short_side}: what is outside the frame is not seen.`
       : "Nothing is cut off; the whole picture is stretched to the network's shape."],

@@ -27,6 +27,7 @@ export class View {
 
   update() {
     this.controller.abort();
+    delete this.section.dataset.ms; // the time that the last one took
     this.stale = true;
     this.#start();
   }

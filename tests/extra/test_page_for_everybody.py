@@ -96,6 +96,7 @@ def test_the_main_views_are_reached_with_the_keyboard_alone(visit: Visit) -> Non
     tab_to(".layer-list")
     visit.go_to("layers")
     page.keyboard.press("ArrowDown")
+    visit.see(".layer h3", "relu1")
     tab_to("canvas.maps")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
