@@ -77,7 +77,7 @@ class Explained:
         """
         if isinstance(query, LayersQuery):
             return _json(self.layers())
-        prepared = prepare_image(image, self._network.manifest.preprocessing, self._bounds.images)
+        prepared = self.prepare(image)
         match query:
             case ActivationsQuery(format="png"):
                 return Body(PNG, self._tiles(query, prepared).png)
@@ -86,8 +86,22 @@ class Explained:
             case NeuronQuery():
                 return _json(self._neuron(query, prepared))
             case ExplainQuery():
-                found = self.explain(query, prepared)
-                return self._paint(found, query.format, prepared, image)
+                return self._paint(query, prepared, image)
+
+    def prepare(self, image: bytes) -> PreparedImage:
+        """Decode an image file as the version wants it.
+
+        Raises:
+            InvalidImage: as `prepare_image` says.
+        """
+        return prepare_image(image, self._network.manifest.preprocessing, self._bounds.images)
+
+    def top(self, prepared: PreparedImage, count: int) -> list[Prediction]:
+        """Return the most probable classes of an image."""
+        (probabilities,) = self._network.probabilities(self._network.infer(prepared.pixels[None]))
+        labels = self._network.manifest.labels
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [Prediction(labels[i], int(i), float(probabilities[i])) for i in order]
 
     def methods(self) -> list[Method]:
         """Return the methods that work, the best first."""
@@ -116,14 +130,18 @@ class Explained:
             filters=layers.filters(),
         )
 
-    def explain(self, query: ExplainQuery, prepared: PreparedImage) -> HeatMap:
-        """Find what speaks for a class.
+    def explain(self, query: ExplainQuery, prepared: PreparedImage) -> tuple[ExplanationOut, Floats]:
+        """Find what speaks for a class; return the answer and its map (H, W).
 
         Raises:
             NotExplainable: not in that way.
             NoSuchPart: there is no such class.
             ExplanationTooLarge: the image would be covered too often.
         """
+        found = self._find_heat(query, prepared)
+        return self._explanation(found, prepared), found.values
+
+    def _find_heat(self, query: ExplainQuery, prepared: PreparedImage) -> HeatMap:
         method = query.method or self.methods()[0]
         if method == "cam":
             return class_activation(self._network, prepared.pixels, query.label)
@@ -138,15 +156,16 @@ class Explained:
             )
         return occlude(self._network, prepared.pixels, query.label, query.windows, self._pause)
 
-    def _paint(self, found: HeatMap, form: str, prepared: PreparedImage, image: bytes) -> Body:
-        """Bring a heat map into the form that was asked for."""
-        if form == "heatmap":
+    def _paint(self, query: ExplainQuery, prepared: PreparedImage, image: bytes) -> Body:
+        """Find what speaks for a class, in the form that is asked for."""
+        answer, values = self.explain(query, prepared)
+        if query.format == "heatmap":
             height, width, _ = prepared.pixels.shape
-            return Body(PNG, encode_png(paint_heat(found.values, (height, width))))
-        if form == "overlay":
+            return Body(PNG, encode_png(paint_heat(values, (height, width))))
+        if query.format == "overlay":
             photo = decode_photo(image, prepared.facts, self._bounds.images)
-            return Body(PNG, encode_png(paint_over(photo, found.values, self._crop(prepared), prepared.facts)))
-        return _json(self._explanation(found, prepared))
+            return Body(PNG, encode_png(paint_over(photo, values, answer.crop, prepared.facts)))
+        return _json(answer)
 
     def _tiles(self, query: ActivationsQuery, prepared: PreparedImage) -> Tiles:
         names = split_names(query.layers)

@@ -9,6 +9,7 @@ import typer
 from model.registry import Registry
 from service import launch
 from service.commands.bench import bench
+from service.commands.explain import explain
 from service.commands.export import export
 from service.commands.keys import keys_app
 from service.commands.models import models_app
@@ -20,6 +21,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(serve)
     app.command()(predict)
+    app.command()(explain)
     app.command()(bench)
     app.command()(export)
     app.add_typer(models_app, name="models")

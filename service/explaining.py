@@ -17,7 +17,6 @@ from typing import Any
 
 from model import errors as model_errors
 from model.errors import InferenceFailed, Limit, ModelError
-from model.preprocessing import ImageLimits
 from model.registry import StoredVersion
 from service.deadline import Deadline
 from service.errors import ModelNotReady, QueueFull
@@ -52,11 +51,7 @@ class Explainer:
     """The process that explains, while there is one, and those who wait for it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._bounds = Bounds(
-            ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes),
-            settings.max_explained_values,
-            settings.max_occlusions,
-        )
+        self._bounds = Bounds.of(settings)
         self._places = Limit("max_explanations", settings.max_explanations)
         self._idle_seconds = settings.explain_idle_seconds
         self._held = 0
@@ -71,7 +66,7 @@ class Explainer:
     @property
     def pid(self) -> int | None:
         """The process, while there is one."""
-        return self._process.pid if self._process is not None else None
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     def check_room(self) -> None:
         """Refuse a question now that would be refused in any case once its body is read.
@@ -148,7 +143,10 @@ class Explainer:
             self._ending.cancel()
         try:
             async with asyncio.timeout(max(question.seconds, 0) + _GRACE_SECONDS):
-                process = self._process = self._process or await self._start()
+                if self.pid is None:  # none was started, or it was killed meanwhile
+                    self._process = await self._start()
+                process = self._process
+                assert process is not None
                 assert process.stdin is not None
                 assert process.stdout is not None
                 process.stdin.writelines(pack(asdict(question), image))

@@ -4,9 +4,12 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.preprocessing import ImageLimits
+
+if TYPE_CHECKING:  # the process that explains begins sooner without it
+    from service.settings import Settings
 
 TOO_LATE = "TooLate"  # the error of a question whose time was over
 SIZES = struct.Struct("!II")  # in front of each message: bytes of its head, which is JSON, and of its body
@@ -19,6 +22,15 @@ class Bounds:
     images: ImageLimits
     max_explained_values: int
     max_occlusions: int
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "Bounds":
+        """Return what a service's settings bound."""
+        return cls(
+            ImageLimits(settings.max_image_pixels, settings.max_image_aspect_ratio, settings.max_image_decoded_bytes),
+            settings.max_explained_values,
+            settings.max_occlusions,
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Bounds":

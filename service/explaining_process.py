@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,7 +77,7 @@ def main() -> None:
     """Answer until there are no more questions."""
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever started this one stops it, by the end of its input
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_LOWEST_PRIORITY)
+    _step_back()
     explainers = Explainers(Bounds.parse(sys.argv[1]))
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -85,6 +86,14 @@ def main() -> None:
         told, body = explainers.answer(Question(**head), image)
         answers.writelines(pack(told, body))
         answers.flush()
+
+
+def _step_back() -> None:
+    """Run only where nobody else would: on what processors have left, where the system knows of such a thing."""
+    os.nice(_LOWEST_PRIORITY)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container may not let it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], bytes] | None:

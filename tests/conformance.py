@@ -31,7 +31,12 @@ API_KEY = {"api_keys": f"operator admin sha256:{hashlib.sha256(KEY.encode()).hex
 _ANSWERS = ["2xx", "404", "409", "412", "503"]
 # No schema can say of bytes that they are an image or an archive; a short time limit of a caller is kept.
 _ANSWERS_TO_BYTES = [*_ANSWERS, "413", "415", "422", "504"]
-_TAKE_BYTES = ("/v1/predict", "/v1/models/{ref}/predict", "/v1/models/{ref}/diff", "/v1/models")
+# Nor can it name the layers and classes that a network has.
+_TAKE_BYTES = (
+    "/v1/predict",
+    "/v1/models",
+    *(f"/v1/models/{{ref}}/{what}" for what in ("predict", "diff", "activations", "explain", "neuron")),
+)
 
 
 @dataclass

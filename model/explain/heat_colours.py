@@ -60,6 +60,11 @@ def paint_over(photo: Pixels, values: Floats, crop: Crop, facts: ImageFacts) -> 
     return np.rint(painted).astype(np.uint8)
 
 
+def colour_bar(width: int) -> Pixels:
+    """Return the colours from nothing to the most, uint8 (width, 3)."""
+    return _colour(np.linspace(0, 1, width, dtype=np.float32))
+
+
 def decode_photo(data: bytes, facts: ImageFacts, limits: ImageLimits) -> Pixels:
     """Decode a photo to be painted over, uint8 (H, W, 3), upright, no side longer than 1,024 pixels.
 
@@ -88,7 +93,7 @@ def _share(values: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _colour(share: NDArray[np.float32]) -> Pixels:
-    """Turn 0 to 1 into colours, uint8 (H, W, 3)."""
+    """Turn 0 to 1 into colours, uint8 (..., 3)."""
     places = np.linspace(0, 1, len(_STOPS))
     channels = [np.interp(share, places, [stop[channel] for stop in _STOPS]) for channel in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)

@@ -12,8 +12,6 @@ from model.explain.class_activation import HeatMap
 from model.explain.network import ExplainedNetwork
 from model.preprocessing import Pixels
 
-_BATCH = 8
-
 
 def occlude(
     network: ExplainedNetwork, pixels: Pixels, label: str | None, windows: int, pause: Callable[[], None]
@@ -28,7 +26,7 @@ def occlude(
         pixels: the image.
         label: the class's label or index; the most probable one where there is none.
         windows: cells along each side; no more than the side has pixels.
-        pause: is called before each batch, and may raise.
+        pause: is called before each window, and may raise.
 
     Raises:
         NoSuchPart: there is no such class.
@@ -39,18 +37,15 @@ def occlude(
     height, width, _ = pixels.shape
     rows, columns = (_bounds(side, min(windows, side)) for side in (height, width))
     colour = np.rint(np.array(network.manifest.preprocessing.mean) * 255).clip(0, 255).astype(np.uint8)
-    covered = []
-    for top, bottom in rows:
-        for left, right in columns:
+    falls = np.zeros((len(rows), len(columns)), np.float32)
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            pause()
             image = pixels.copy()
             image[top:bottom, left:right] = colour
-            covered.append(image)
-    probabilities = np.zeros(len(covered), np.float32)
-    for start in range(0, len(covered), _BATCH):
-        pause()
-        batch = np.stack(covered[start : start + _BATCH])
-        probabilities[start : start + _BATCH] = network.probabilities(network.infer(batch))[:, index]
-    return HeatMap("occlusion", None, index, whole, whole - probabilities.reshape(len(rows), len(columns)))
+            # One by one: on one core a batch gains nothing, and takes memory.
+            falls[i, j] = whole - network.probabilities(network.infer(image[None]))[0, index]
+    return HeatMap("occlusion", None, index, whole, falls)
 
 
 def _bounds(side: int, count: int) -> list[tuple[int, int]]:

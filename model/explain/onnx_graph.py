@@ -76,7 +76,7 @@ def read_onnx(path: Path) -> OnnxGraph:
     try:
         graph = next(value for number, value in _fields(memoryview(path.read_bytes())) if number == _MODEL_GRAPH)
         return _read_graph(_bytes(graph))
-    except (OSError, StopIteration, ValueError, IndexError, KeyError, TypeError, struct.error) as error:
+    except (OSError, StopIteration, ValueError, IndexError, KeyError, OverflowError, TypeError, struct.error) as error:
         raise CorruptCheckpoint(f"{path} cannot be read as an ONNX file: {error or 'it holds no graph'}") from error
 
 
@@ -210,7 +210,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 def _signed(value: int | memoryview) -> int:
     """Read a whole number of 64 bits in two's complement."""
-    assert isinstance(value, int)
+    if not isinstance(value, int):
+        raise TypeError("bytes stand where a whole number should")
     return value - 2**64 if value >= 2**63 else value
 
 
