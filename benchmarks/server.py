@@ -67,11 +67,10 @@ def serving(
     wait: str = "/readyz",
     workers: int = 1,
     module: str = "hubel",
-    port: int = 0,
     **variables: str,
 ) -> Iterator[Server]:
-    """Start a service and stop it afterwards; `wait` is the path that must answer 200 first, port 0 any that is free."""
-    port = port or _free_port()
+    """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
+    port = variables.get("HUBEL_PORT") or _free_port()
     command = [sys.executable, "-m", module, "serve", "--port", str(port), "--registry", str(registry)]
     with log.open("wb") as output:
         started = time.monotonic()

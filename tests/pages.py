@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import TimeoutError as WaitedInVain
 
 from tests.browser import QUIET
 
@@ -68,7 +69,9 @@ class Visit:
 
     def go_to(self, section: str) -> None:
         """Bring a section into sight, and wait until it is worked out."""
-        self.page.locator(f"#{section}").evaluate("section => section.scrollIntoView({behavior: 'instant'})")
+        self.page.locator(f"#{section}").evaluate(
+            "section => { dispatchEvent(new Event('wheel')); section.scrollIntoView({behavior: 'instant'}); }"
+        )
         done = "id => { const one = document.getElementById(id); return one.dataset.ms && !one.ariaBusy; }"
         with self._telling():
             self.page.wait_for_function(done, arg=section, timeout=PATIENCE_MS)
@@ -78,8 +81,12 @@ class Visit:
         """Say what the page itself says is wrong, where one waits in vain."""
         try:
             yield
-        except TimeoutError as error:
-            raise AssertionError((self.page.locator(".trouble").all_inner_texts(), self.complaints)) from error
+        except WaitedInVain as error:
+            told = "() => [...document.querySelectorAll('.trouble, .note, .verdict')].map(each => each.innerText)"
+            shown = (
+                "() => [...document.querySelectorAll('section')].map(each => [each.id, each.dataset.ms, each.ariaBusy])"
+            )
+            raise AssertionError((self.run(told), self.run(shown), self.page.url, self.complaints)) from error
 
     def draw(self, points: tuple[tuple[float, float], ...] = THREE) -> None:
         """Draw one stroke on the pad, its points on a square of side 1."""
@@ -115,9 +122,12 @@ def visiting(browser: Browser, url: str, **context: Any) -> Iterator[Visit]:
         if message.type in {"error", "assert"}:
             visit.complaints.append(message.text)
 
+    def asked(request: Request) -> None:
+        visit.asked.append(request)
+
     page.on("console", complained)
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("request", lambda request: visit.asked.append(request))
+    page.on("request", asked)
     try:
         yield visit
         visit.check()

@@ -39,6 +39,7 @@ async function start() {
 // Show what the address names.
 async function open() {
   const [sample, named] = [linked("sample"), linked("model")];
+  const section = find(`#${CSS.escape(linkedSection() || "ask")}`);
   try {
     await loadVersions();
     const ref = named ? linkedModel() : usualFor("photo");
@@ -48,7 +49,6 @@ async function open() {
   } catch (error) {
     fail(error, open);
   }
-  const section = find(`#${CSS.escape(linkedSection() || "ask")}`);
   if (section && section.id !== "ask") holdInSight(section);
 }
 

@@ -33,7 +33,9 @@ export function startWalk() {
     network = await layersOf(state.model);
     const layers = [...network.layers, { name: SOFTMAX, kind: SOFTMAX, shape: network.layers.at(-1).shape, parameters: 0, inputs: [] }];
     if (shownModel !== state.model) {
-      chosen = linked("layer") || layers.find(({ kind }) => kind === "convolution")?.name || "input";
+      const usual = layers.find(({ kind }) => kind === "convolution")?.name ?? "input";
+      const wanted = shownModel ? chosen : linked("layer"); // a link that is wrong is told; another network has other layers
+      chosen = !wanted || (shownModel && !layers.some(({ name }) => name === wanted)) ? usual : wanted;
       replace(list, layers.map(listed));
       shownModel = state.model;
     }

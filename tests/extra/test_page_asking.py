@@ -241,7 +241,7 @@ def test_a_service_that_goes_away_is_missed_and_comes_back(
     browser: Browser, published_tiny: Path, tmp_path: Path
 ) -> None:
     with serving(published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny") as server:
-        port = int(server.url.rpartition(":")[2])
+        port = server.url.rpartition(":")[2]
         with visiting(browser, server.url) as visit:
             visit.expected = ("ERR_CONNECTION", "ERR_EMPTY", "503")
             page = visit.open()
@@ -252,6 +252,6 @@ def test_a_service_that_goes_away_is_missed_and_comes_back(
             page.click("[data-sample='shapes']")
             visit.see("#away", "does not answer")
             visit.see("#ask-status", "asks again every second")
-            with serving(published_tiny, tmp_path / "second-log", port=port, HUBEL_DEFAULT_MODEL="tiny"):
+            with serving(published_tiny, tmp_path / "second-log", HUBEL_DEFAULT_MODEL="tiny", HUBEL_PORT=port):
                 page.wait_for_selector("#away", state="hidden", timeout=20_000)
                 visit.see("#stages", "tiny:1 answered")
