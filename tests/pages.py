@@ -1,6 +1,7 @@
 """The page in a real browser, driven by Playwright: what it asked for, what it complained of, how it is drawn on."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,12 +70,17 @@ class Visit:
 
     def go_to(self, section: str) -> None:
         """Bring a section into sight, and wait until it is worked out."""
-        self.page.locator(f"#{section}").evaluate(
-            "section => { dispatchEvent(new Event('wheel')); section.scrollIntoView({behavior: 'instant'}); }"
-        )
-        done = "id => { const one = document.getElementById(id); return one.dataset.ms && !one.ariaBusy; }"
+        script = """section => {
+            dispatchEvent(new Event('wheel')); // as one who scrolls: a link's section is held in sight no longer
+            section.scrollIntoView({behavior: 'instant'});
+            return Boolean(section.dataset.ms) && !section.ariaBusy;
+        }"""
+        end = time.monotonic() + PATIENCE_MS / 1000
         with self._telling():
-            self.page.wait_for_function(done, arg=section, timeout=PATIENCE_MS)
+            while not self.page.locator(f"#{section}").evaluate(script):  # what is above may still grow
+                if time.monotonic() > end:
+                    raise WaitedInVain(section)
+                self.page.wait_for_timeout(50)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

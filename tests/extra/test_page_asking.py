@@ -216,8 +216,10 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(
     browser: Browser, published_tiny: Path, tmp_path: Path
 ) -> None:
     secret, key = make_key("page", Role.PREDICT)
-    settings = {"HUBEL_DEFAULT_MODEL": "tiny", "HUBEL_API_KEYS": str(key)}
-    with serving(published_tiny, tmp_path / "log", **settings) as server, visiting(browser, server.url) as visit:
+    with (
+        serving(published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny", HUBEL_API_KEYS=str(key)) as server,
+        visiting(browser, server.url) as visit,
+    ):
         visit.expected = ("401",)
         page = visit.open()
         visit.see("#key", "this needs a key")
