@@ -227,7 +227,7 @@ class Settings(BaseModel):
         default=200_000, ge=1, le=10_000_000, description="Numbers in one answer of format=arrays at the most."
     )
     max_occlusions: int = Field(
-        default=256, ge=4, le=1024, description="Parts of an image that one occlusion covers at the most."
+        default=256, ge=64, le=1024, description="Parts of an image that one occlusion covers at the most."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged; debug shows health checks too."

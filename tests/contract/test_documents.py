@@ -43,7 +43,7 @@ def test_the_commands_of_the_readme_exist(root: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", text.replace("make are", ""))) <= targets
     commands = {"setup", "train", "evaluate", "predict", "bench", "serve", "models", "keys", "import"}
-    commands |= {"export", "optimize"}
+    commands |= {"explain", "export", "optimize"}
     for command in {*re.findall(r"hubel ((?:models |keys )?[a-z]+)", re.sub(r"\s+", " ", text))}:
         if command.split()[0] in commands:
             assert hubel(*command.split(), "--help").returncode == 0, command
