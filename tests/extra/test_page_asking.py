@@ -18,7 +18,7 @@ from tests.fakes import encode, noise
 from tests.pages import Visit, visiting
 
 PEN_LIFT_LIMIT_MS = 50.0
-LIFTS = 15
+LIFTS = 9
 MEASURES = "() => performance.getEntriesByName('pen-lift-to-answer').map(entry => entry.duration)"
 GIVE_FILE = """([text, type, name, event]) => {
     const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
