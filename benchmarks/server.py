@@ -70,7 +70,7 @@ def serving(
     **variables: str,
 ) -> Iterator[Server]:
     """Start a service and stop it afterwards; `wait` is the path that must answer 200 first."""
-    port = _free_port()
+    port = variables.get("HUBEL_PORT") or _free_port()
     command = [sys.executable, "-m", module, "serve", "--port", str(port), "--registry", str(registry)]
     with log.open("wb") as output:
         started = time.monotonic()

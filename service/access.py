@@ -21,7 +21,7 @@ from service.rates import Allowance
 from service.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/docs", "/health", "/livez", "/openapi.json", "/readyz"})
-OPEN_FOLDERS = ("/docs/files/",)
+OPEN_FOLDERS = ("/docs/files/", "/page/")
 METRICS_PATH = "/metrics"  # open as well, unless it has a key of its own
 
 _KEY = "hubel.key"

@@ -28,6 +28,7 @@ from service.routes import (
     explanations,
     health,
     models,
+    page,
     predictions,
 )
 from service.security import key_needed
@@ -101,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     for routes in (predictions, models, explanations):
         app.include_router(routes.router, **(key_needed() if settings.asks_for_keys else {}))
-    for routes in (health, documentation):
+    for routes in (health, documentation, page):
         app.include_router(routes.router)
     app.include_router(health.metrics_router, **(key_needed() if settings.metrics_key is not None else {}))
     if settings.admin_key is not None or settings.asks_for_keys:

@@ -11,6 +11,10 @@ PROTECTION = (
 )
 POLICY_HEADER = "Content-Security-Policy"
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 _POLICY = (POLICY_HEADER.lower().encode(), b"default-src 'none'; frame-ancestors 'none'")
 _HTTPS_ONLY = (b"strict-transport-security", b"max-age=31536000")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.checkpoint import REPORT
 from model.manifest import Architecture, Calibration, Manifest
 from model.preprocessing import ImageFacts, Preprocessing
 from model.state import RolledBack, Traffic, VersionNumber
@@ -201,7 +202,7 @@ class RollbackIn(BaseModel):
 
 
 class VersionDetail(VersionOut):
-    """A version with all that a caller may want to know of it."""
+    """A version with all that a caller may want to know of it; `report` are the names of its report's files."""
 
     model: str
     architecture: Architecture
@@ -215,6 +216,7 @@ class VersionDetail(VersionOut):
     licence: str
     created: dt.datetime
     card: str
+    report: list[str]
 
     @classmethod
     def describe(cls, model: HostedModel, version: HostedVersion, manifest: Manifest, card: str) -> "VersionDetail":
@@ -233,6 +235,7 @@ class VersionDetail(VersionOut):
             licence=manifest.provenance.licence,
             created=manifest.provenance.created,
             card=card,
+            report=[name.removeprefix(f"{REPORT}/") for name in manifest.files if name.startswith(f"{REPORT}/")],
         )
 
 

@@ -2,19 +2,13 @@
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 
 from service.headers import POLICY_HEADER, policy_of_page
 
 FILES = "/docs/files"
 
 router = APIRouter(include_in_schema=False)
-
-
-@router.get("/")
-async def to_documentation() -> RedirectResponse:
-    """Lead whoever opens the address in a browser to the page."""
-    return RedirectResponse("docs")
 
 
 @router.get("/docs")

@@ -80,11 +80,13 @@ def test_the_locks_pin_every_dependency_with_hashes_and_no_address(root: Path) -
     assert "\ntorch==" not in (root / "requirements-serve.lock").read_text()
 
 
-def test_the_wheel_holds_the_command_and_the_three_packages(root: Path, tmp_path: Path) -> None:
+def test_the_wheel_holds_the_command_the_three_packages_and_the_page(root: Path, tmp_path: Path) -> None:
     from hatchling.builders.wheel import WheelBuilder
 
     (wheel,) = WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"service/page/{path.name}" for path in (root / "service" / "page").iterdir()} <= set(names)
+    tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if "dist-info" not in top} == {"hubel.py", "model", "service", "training"}
 
 
