@@ -109,6 +109,7 @@ def test_without_torch_the_line_to_type_is_named(published_tiny: Path, tmp_path:
     assert (result.returncode, "pip install 'hubel[torch]'" in result.stderr) == (2, True)
 
 
+@pytest.mark.extra
 def test_imagenet_recognises_the_sample_as_its_reference_does(
     default_registry: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -110,7 +110,7 @@ async def test_the_picture_of_a_layer_comes_as_a_file(client: httpx.AsyncClient)
         assert Image.open(io.BytesIO(answer.content)).format == "PNG"
 
 
-@pytest.mark.parametrize("method", ["occlusion", "gradcam", None])
+@pytest.mark.parametrize("method", ["occlusion", pytest.param("gradcam", marks=pytest.mark.extra), None])
 async def test_a_class_is_explained(method: str | None, client: httpx.AsyncClient) -> None:
     query = {"class": "bee", **({"method": method} if method else {})}
     answer = await client.post(f"{TINY}/explain", params=query, content=IMAGE)

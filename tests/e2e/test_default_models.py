@@ -88,6 +88,7 @@ def test_real_photos_are_classified_as_by_the_model_run_directly(
     assert server.status("VmRSS") < RESIDENT_LIMIT_KB
 
 
+@pytest.mark.extra
 def test_the_engines_agree_on_real_photos(default_registry: Path, photos: list[tuple[bytes, int]]) -> None:
     version = Registry(default_registry).version(ModelRef.parse("imagenet"))
     onnx, torch = (load_classifier(version, EngineChoice(name, "cpu", threads=2)) for name in ("onnx", "torch"))

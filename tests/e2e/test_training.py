@@ -131,7 +131,7 @@ def _count(checkpoint: Path, seen: set[int]) -> int:
     return len(seen)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_a_stopped_run_keeps_its_checkpoint_also_on_a_full_disk(
     number: signal.Signals, photos: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(photos: Path, tmp_path: Path
     assert_stopped(child, tmp_path, "it had come to no checkpoint")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_a_stop_while_images_are_read_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     first, *others = write_photos(tmp_path / "photos", ("a", "b"), count=12, side=3000, same=True)
     assert len(others) == 23

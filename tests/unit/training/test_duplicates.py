@@ -117,6 +117,7 @@ def test_copies_of_photos_in_another_part_are_found_and_refused(data: Path) -> N
         judged.refuse()
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_parts_of_a_known_data_set_of_small_images_are_not_refused(data: Path, name: str) -> None:
     rows = [gzip.decompress((data / name / f"{part}-images-idx3-ubyte.gz").read_bytes()) for part in ("train", "t10k")]

@@ -61,7 +61,7 @@ def test_the_explaining_network_gives_the_same_logits_and_every_layer(tiny: Stor
     assert np.array_equal(relu, explained[by_name["relu1"]["output"]])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("mnasnet0_5", marks=pytest.mark.extra)])
 def test_a_torchvision_network_can_be_published_and_served(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(name, 3, {})
