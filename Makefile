@@ -27,8 +27,8 @@ serve: $(STAMP) ## fill the registry where it is empty, then serve on http://127
 serve-light: $(STAMP_LIGHT) ## serve a registry made elsewhere (HUBEL_REGISTRY) without installing torch
 	exec $(BIN)/hubel serve
 
-test: $(STAMP) ## unit, contract and short end-to-end tests
-	$(TESTS) -m "not extra"
+test: $(STAMP) ## unit, contract and short end-to-end tests, two files at a time
+	OMP_NUM_THREADS=1 $(TESTS) -n 2 --dist loadfile -m "not extra"
 
 test-extra: $(STAMP) ## what needs wrk, chromium and prometheus, or more time
 	$(TESTS) -m extra

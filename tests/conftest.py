@@ -1,5 +1,6 @@
 """Fixtures that many tests share: the registries, the real test data, the system's tools."""
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -69,10 +70,17 @@ def photo() -> bytes:
 @pytest.fixture(scope="session")
 def default_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `hubel setup` makes: imagenet from the published weights, digits from a real training run."""
-    root = tmp_path_factory.mktemp("default")
-    registry = Registry(root)
-    publish(registry, import_imagenet("imagenet"))
-    publish(registry, train_release(Job(data="digits"), "digits", tmp_path_factory.mktemp("runs")))
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of a run have one registry: whoever needs it first makes it
+        shared = shared.parent
+    with (shared / "default.turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        root = shared / "default"
+        if not root.exists():
+            made = tmp_path_factory.mktemp("making")
+            publish(Registry(made), import_imagenet("imagenet"))
+            publish(Registry(made), train_release(Job(data="digits"), "digits", tmp_path_factory.mktemp("runs")))
+            made.rename(root)
     return root
 
 
