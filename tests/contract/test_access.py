@@ -129,7 +129,7 @@ async def test_the_metrics_ask_for_their_key_however_their_path_is_spelled(publi
             assert (await client.get(path, headers=bearer(METRICS_KEY))).status_code == 200
 
 
-@pytest.mark.parametrize("secret", [SECRETS["ops"], ADMIN_KEY])
+@pytest.mark.parametrize("secret", [SECRETS["ops"], ADMIN_KEY], ids=["of the file", "of the setting"])
 async def test_administrators_come_in_everywhere(secret: str, client: httpx.AsyncClient) -> None:
     for method, path, _ in routes(**ALL):
         answer = await client.request(method, filled(path), headers={"X-API-Key": secret}, content=b"{}")
