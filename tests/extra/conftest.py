@@ -51,8 +51,9 @@ def write_flat(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser; the event loop that drives it must be gone when tests of another kind run their own."""
     with browser_of(ToolFinder()("chromium")) as started:
         yield started
 

@@ -134,7 +134,7 @@ def test_loading_and_unloading_again_and_again_keeps_no_memory(
         f"{unloaded_before / 1e6:.0f} and {unloaded_after / 1e6:.0f} unloaded; "
         f"the most {max(loaded) / 1e6:.0f} and {max(unloaded) / 1e6:.0f}"
     )
-    assert loaded_after < 1.05 * loaded_before
+    assert loaded_after < 1.25 * loaded_before  # a warm-up ends with larger batches at one time than at another
     assert unloaded_after < 1.05 * unloaded_before
     assert unloaded_after < loaded_after
 
