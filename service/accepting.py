@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 _LEFT_SECONDS = 0.002
+_FINISH_SECONDS = 0.5
 _RETRY_SECONDS = 1.0  # when no connection can be taken in, for want of descriptors, say
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ class Acceptor:
             self._pause.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
+
+    async def finish(self) -> None:
+        """Wait until what was taken in is served; one that is slow in a TLS handshake is not waited for."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FINISH_SECONDS)
 
     def _listen(self) -> None:
         self._pause = None

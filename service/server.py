@@ -202,6 +202,7 @@ class Server(UvicornServer):
             await asyncio.sleep(_HANDSHAKE_SECONDS)
         for acceptor in self._acceptors:
             acceptor.close()
+            await acceptor.finish()
         last = []
         for listener in sockets:
             listener.setblocking(False)

@@ -48,7 +48,7 @@ async def predict(ref: str, options: Options, request: Request) -> Response:
 
 
 class Shortcut:
-    """The way to these routes past FastAPI, which would take as long as all the rest; their order is theirs."""
+    """The way to these routes past FastAPI, which would take as long as all the rest; it documents them, and answers the same."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -131,7 +131,8 @@ def _write(served: ServedModel, answers: Answers, top_k: int) -> bytes:
             "version": served.version.number,
             "calibrated": served.classifier.manifest.calibration.calibrated,
             "results": [_result(served, result, top_k) for result in answers.results],
-        }
+        },
+        inf_nan_mode="null",  # as models are written
     )
 
 
