@@ -48,7 +48,7 @@ async def predict(ref: str, options: Options, request: Request) -> Response:
 
 
 class Shortcut:
-    """The way to these routes past FastAPI, which would take as long as all the rest; it documents them, and answers the same."""
+    """The way to these routes past FastAPI, which documents them, and would take as long as all the rest."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
