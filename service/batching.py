@@ -194,7 +194,9 @@ class Batcher(Generic[T, R]):
             if not cores:
                 return
             entries = self._next_entries(size)
-            task = asyncio.get_running_loop().create_task(self._answer(entries, spread=cores > 1))
+            task = asyncio.get_running_loop().create_task(
+                self._answer(entries, spread=cores > 1, crowded=bool(self._queue))
+            )
             self._running[task] = entries
             task.add_done_callback(functools.partial(self._end_batch, cores))
 
@@ -224,12 +226,12 @@ class Batcher(Generic[T, R]):
         self._observer.queue_changed(len(self._queue))
         return entries
 
-    async def _answer(self, entries: Sequence[_Entry[T, R]], *, spread: bool) -> None:
+    async def _answer(self, entries: Sequence[_Entry[T, R]], *, spread: bool, crowded: bool) -> None:
         """Run a batch and hand each caller its own result; if it fails, run its items one by one."""
         if not entries:
             return
         try:
-            await self._compute(entries, spread=spread)
+            await self._compute(entries, spread=spread, crowded=crowded)
         except EngineTimeout as failure:  # another attempt would only take as long again
             for entry in entries:
                 entry.give(failure)
@@ -253,8 +255,8 @@ class Batcher(Generic[T, R]):
             failure.__cause__ = cause
             entry.give(failure)
 
-    async def _compute(self, entries: Sequence[_Entry[T, R]], *, spread: bool) -> None:
-        """Run a batch and hand out its results.
+    async def _compute(self, entries: Sequence[_Entry[T, R]], *, spread: bool, crowded: bool = False) -> None:
+        """Run a batch and hand out its results; one that is `crowded`, for others waited, tells what batches cost.
 
         Raises:
             Exception: whatever the engine raises.
@@ -270,7 +272,7 @@ class Batcher(Generic[T, R]):
             raise
         self._admission.finished(len(entries), min(entry.admitted for entry in entries))
         batch = Batch(len(entries), time.monotonic() - started)
-        if not spread:
+        if crowded:
             self._costs.learn(batch.size, batch.seconds)
             self._batch_size = self._costs.batch_size(self._max_batch_size)
         waits = [started - entry.arrived for entry in entries]

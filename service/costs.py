@@ -1,53 +1,74 @@
-"""What a batch costs: seconds = a + b * N, learned while the service runs, and the batch size that follows from it."""
+"""What an image costs in batches of 1, 2, 4 .. images, learned while the service runs, and the batch size that follows.
 
-import math
+It is a table and no line: what a batch takes by itself, and what an image takes in caches of a certain size, pull
+in opposite directions.
+"""
 
-_WASTE = 0.05  # of a batch's time may be what does not depend on its size
-_FORGOTTEN = 0.01  # of what was learned, with every batch
+_DEARER = 1.1  # an image in a batch of twice the size, and larger batches are not worth a try
+_LONGEST_SECONDS = 0.1  # of a batch, and larger ones are not worth a try: who waits for one waits for all of it
+_CHEAPER = 0.97  # an image in batches of another size, to go over to it
+_TRIAL = 16  # every so many batches one has another size
+_ENOUGH = 8  # batches of a size tell what it costs
+_FORGOTTEN = 1 / 16  # of what was learned of a size, with every batch of it
 
 
 class CostCurve:
-    """A line through what batches of N images took, by least squares.
+    """Seconds of an image by the size of its batch.
 
-    What was measured at the start is never forgotten: where all batches have one size, no line goes through them.
+    What was measured at the start says which sizes are worth a try, and the first choice. Under load a batch costs
+    more: images are decoded for it, it is handed over, and others use the cores and their caches. So that is
+    learned apart from it, by trying the next smaller and the next larger size now and then.
     """
 
     def __init__(self) -> None:
-        self._start = [0.0] * 5  # sums of 1, N, N * N, seconds, N * seconds
-        self._learned = [0.0] * 5
-        self._largest = 0
+        self._first: dict[int, float] = {}
+        self._learned: dict[int, tuple[int, float]] = {}  # how many batches, and the seconds of an image
+        self._size = 0
+        self._asked = 0
 
-    def begin_with(self, size: int, seconds: float) -> None:
-        """Take in what was measured before the first request."""
-        self._start = _add(self._start, size, seconds)
-        self._largest = max(self._largest, size)
+    def begin_with(self, size: int, seconds: float) -> bool:
+        """Take in what a batch took before the first request, smaller ones first.
+
+        Returns:
+            Whether batches of twice the size are worth a try.
+        """
+        each = self._first[size] = seconds / size
+        if not self._size or each < _CHEAPER * self._first[self._size]:
+            self._size = size
+        return each < _DEARER * self._first[self._size] and seconds < _LONGEST_SECONDS
 
     def learn(self, size: int, seconds: float) -> None:
-        """Take in a batch that was computed on one core."""
-        self._learned = _add([(1 - _FORGOTTEN) * value for value in self._learned], size, seconds)
+        """Take in a batch that was computed on one core while others waited for theirs."""
+        if size not in self._first:
+            return
+        count, each = self._learned.get(size, (0, 0.0))
+        forgotten = max(_FORGOTTEN, 1 / (count + 1))
+        self._learned[size] = count + 1, (1 - forgotten) * each + forgotten * seconds / size
+        for other in self._neighbours(self._size):
+            if self._known(other) < _CHEAPER * self._known(self._size):
+                self._size = other
 
     @property
-    def line(self) -> tuple[float, float]:
-        """The seconds of any batch (a), and those of every image in it (b)."""
-        ones, sizes, squares, seconds, products = map(sum, zip(self._start, self._learned, strict=True))
-        spread = ones * squares - sizes * sizes
-        if spread <= 1e-9 * ones * ones:
-            return 0.0, seconds / sizes if sizes else 0.0
-        each = (ones * products - sizes * seconds) / spread
-        return max(0.0, (seconds - each * sizes) / ones), max(0.0, each)
+    def seconds_per_item(self) -> float:
+        """What a batch of one took at the start; 0 where none was."""
+        return self._first.get(1, 0.0)
 
     def batch_size(self, most: int) -> int:
-        """Return the smallest batch in which what does not depend on the size is small.
+        """Return the size of the next batch: that of the cheapest images, or one that is to be tried.
 
         It is `most` at the most, and no more than was measured at the start: memory follows the largest batch.
         """
-        most = min(most, self._largest or most)
-        any_batch, each = self.line
-        if each * _WASTE * most <= any_batch:
-            return most
-        return max(1, math.ceil(any_batch / (_WASTE * each)))
+        self._asked += 1
+        turn, rest = divmod(self._asked, _TRIAL)
+        size = self._size
+        if not rest and (tried := self._neighbours(size)):
+            size = tried[turn % len(tried)]
+        return min(size or most, most)
 
+    def _neighbours(self, size: int) -> list[int]:
+        return [other for other in (size // 2, size * 2) if other in self._first]
 
-def _add(sums: list[float], size: int, seconds: float) -> list[float]:
-    row = (1, size, size * size, seconds, size * seconds)
-    return [total + value for total, value in zip(sums, row, strict=True)]
+    def _known(self, size: int) -> float:
+        """Return the seconds of an image; without an end where too few batches tell."""
+        count, each = self._learned.get(size, (0, 0.0))
+        return each if count >= _ENOUGH else float("inf")

@@ -27,7 +27,6 @@ from service.worker_counts import WorkerCounts
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 _WARM_UP_RUNS = 3  # of each size: the fastest tells what it costs
-_CHEAPER = 0.95  # an image in a batch of twice the size, if larger batches are of any use
 _LOADING_SECONDS = 300.0
 _AT_ONCE = 2  # more would only share the cores, and add up their memory
 
@@ -159,19 +158,18 @@ class Loader:
         return self._registry.version(ModelRef(version.name, version=version.number))
 
     def _warm_up(self, classifier: Classifier) -> CostCurve:
-        """Run batches of 1, 2, 4 .. images, as long as an image becomes cheaper by it.
+        """Run batches of 1, 2, 4 .. images, as long as larger ones are worth a try.
 
         No request pays then for what a first run costs, nor for the memory of batches that would gain nothing.
         """
         costs = CostCurve()
-        size, best = 1, math.inf
+        size = 1
         classifier.classify(_blank(classifier, size), spread=True)
         while size <= self._settings.max_batch_size:
             seconds = min(_time(classifier, size) for _ in range(_WARM_UP_RUNS))
-            costs.begin_with(size, seconds)
-            if seconds / size > best * _CHEAPER:
+            if not costs.begin_with(size, seconds):
                 break
-            size, best = 2 * size, seconds / size
+            size *= 2
         return costs
 
     async def _unload(self, version: HostedVersion) -> None:

@@ -133,7 +133,7 @@ class ServedModel:
             Limit("max_queue_size", settings.max_queue_size),
             Limit("max_queue_bytes", settings.max_queue_bytes),
             math.prod(classifier.manifest.preprocessing.shape),
-            seconds_per_item=sum(costs.line),
+            seconds_per_item=costs.seconds_per_item,
         )
         self._batcher: Batcher[Item, _Computed] = Batcher(
             self._run_batch,

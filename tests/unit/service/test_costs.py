@@ -1,3 +1,6 @@
+import random
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,42 +8,91 @@ from hypothesis import strategies as st
 from service.costs import CostCurve
 
 
-def curve(any_batch: float, each: float, sizes: list[int]) -> CostCurve:
-    """What is learned from exact measurements."""
+def measured(*milliseconds: float) -> CostCurve:
+    """What is known at the start, where an image in batches of 1, 2, 4 .. takes so long."""
     costs = CostCurve()
-    for size in sizes:
-        costs.begin_with(size, any_batch + each * size)
+    for step, each in enumerate(milliseconds):
+        costs.begin_with(2**step, 2**step * each / 1000)
     return costs
 
 
-@given(any_batch=st.floats(0, 0.01), each=st.floats(1e-5, 0.1))
-def test_the_line_through_exact_measurements_is_found(any_batch: float, each: float) -> None:
-    assert curve(any_batch, each, [1, 2, 4, 8]).line == pytest.approx((any_batch, each), rel=1e-6, abs=1e-9)
+def usual_size(costs: CostCurve, most: int = 64) -> int:
+    return Counter(costs.batch_size(most) for _ in range(32)).most_common(1)[0][0]
 
 
-def test_a_batch_is_as_large_as_is_of_use() -> None:
-    assert curve(0.0, 0.005, [1, 2]).batch_size(32) == 1
-    assert curve(0.00019, 0.0005, [1, 4, 16]).batch_size(32) == 8
-    assert curve(0.00019, 0.0005, [1, 4, 16]).batch_size(4) == 4
-    assert curve(0.00019, 0.0005, [1, 2, 4]).batch_size(32) == 4
-    assert curve(0.01, 0.0, [1, 2]).batch_size(32) == 2
+def load(costs: CostCurve, seconds: dict[int, float], batches: int = 4000, noise: float = 0.2) -> None:
+    """Compute batches, an image in which takes so long, more or less."""
+    generator = random.Random(1)
+    for _ in range(batches):
+        size = costs.batch_size(64)
+        costs.learn(size, size * seconds[size] * generator.uniform(1 - noise, 1 + noise))
 
 
-def test_what_is_learned_takes_the_place_of_what_was_measured_first() -> None:
-    costs = curve(0.0, 0.001, [1, 2])
-    for size in [1, 2, 3, 4] * 200:
-        costs.learn(size, 0.004 + 0.001 * size)
-    any_batch, each = costs.line
-    assert any_batch == pytest.approx(0.004, rel=0.1)
-    assert each == pytest.approx(0.001, rel=0.1)
+@pytest.mark.parametrize(
+    ("milliseconds", "size"),
+    [((5, 5), 1), ((5, 4.9), 1), ((5, 4.7), 2), ((4, 3.6, 3.2, 4.1), 4), ((0.37, 0.3, 0.32, 0.3, 0.29, 0.28), 32)],
+)
+def test_the_first_choice_is_the_smallest_batch_of_the_cheapest_images(
+    milliseconds: tuple[float, ...], size: int
+) -> None:
+    assert usual_size(measured(*milliseconds)) == size
 
 
-def test_one_size_alone_tells_what_an_image_costs() -> None:
-    costs = CostCurve()
-    assert costs.batch_size(8) == 8
-    costs.begin_with(2, 0.01)
-    assert costs.line == (0.0, 0.005)
-    assert costs.batch_size(8) == 1
-    for _ in range(9):
-        costs.learn(2, 0.1)
-    assert costs.batch_size(8) == 1
+@pytest.mark.parametrize(
+    ("milliseconds", "goes_on"),
+    [((5,), True), ((5, 5.4), True), ((5, 5.6), False), ((5, 3, 3.4), False), ((100,), False)],
+)
+def test_larger_batches_are_worth_a_try_while_an_image_is_not_much_dearer_and_the_batch_is_short(
+    milliseconds: tuple[float, ...], goes_on: bool
+) -> None:
+    costs = measured(*milliseconds[:-1])
+    size = 2 ** (len(milliseconds) - 1)
+    assert costs.begin_with(size, size * milliseconds[-1] / 1000) is goes_on
+
+
+def test_under_load_the_size_becomes_that_of_the_cheapest_images() -> None:
+    costs = measured(5, 5, 5, 5)
+    load(costs, {1: 0.010, 2: 0.008, 4: 0.007, 8: 0.0085})
+    assert usual_size(costs) == 4
+    load(costs, {1: 0.005, 2: 0.006, 4: 0.007, 8: 0.0085})  # the load has changed
+    assert usual_size(costs) == 1
+
+
+def test_what_was_measured_at_the_start_is_not_compared_with_what_is_learned() -> None:
+    costs = measured(5, 1)
+    load(costs, {1: 0.009, 2: 0.008})
+    assert usual_size(costs) == 2
+
+
+def test_a_few_batches_decide_nothing() -> None:
+    costs = measured(5, 5)
+    for _ in range(100):
+        costs.learn(1, 0.005)
+    for _ in range(7):
+        costs.learn(2, 0.002)
+    assert usual_size(costs) == 1
+    costs.learn(2, 0.002)
+    assert usual_size(costs) == 2
+
+
+def test_other_sizes_are_tried_now_and_then() -> None:
+    costs = measured(5, 4, 5)
+    assert Counter(costs.batch_size(64) for _ in range(160)) == {2: 150, 1: 5, 4: 5}
+
+
+@given(most=st.integers(1, 64), seconds=st.lists(st.floats(1e-4, 0.1), max_size=7), seed=st.integers(0, 9))
+def test_no_batch_is_larger_than_allowed_or_than_measured_at_the_start(
+    most: int, seconds: list[float], seed: int
+) -> None:
+    costs = measured(*seconds)
+    generator = random.Random(seed)
+    largest = 2 ** (len(seconds) - 1) if seconds else most
+    for _ in range(50):
+        size = costs.batch_size(most)
+        assert 1 <= size <= min(most, largest)
+        costs.learn(size, generator.random())
+
+
+def test_the_first_guess_of_what_an_item_takes_is_a_batch_of_one() -> None:
+    assert CostCurve().seconds_per_item == 0
+    assert measured(5, 4).seconds_per_item == 0.005
