@@ -36,7 +36,7 @@ export async function ask(path, { query = {}, body, signal, method = body ? "POS
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (response.status !== 401 || !keyed) throw problem;
-    refused = key ? "The service does not know that key." : problem.detail;
+    refused = key ? "The service does not know that key." : "Whoever runs it can give you one.";
     if (key === currentKey() && !(await askForKey(refused))) throw problem;
   }
 }

@@ -74,7 +74,8 @@ async function browserSteps(picture, preprocessing) {
   ];
 }
 
-function small(image, scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height))) {
+function small(image) {
+  const scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height));
   const canvas = canvasOf(image.width * scale, image.height * scale);
   draw(canvas, image);
   return canvas;

@@ -218,7 +218,7 @@ function mapsLabel(layer, shown) {
   return `${shown.values.length} ${shown.width * shown.height === 1 ? "values" : "maps"} of the layer ${layer.name}. ${keys}`;
 }
 
-export function whereText(layer, { channel, y, x }) {
+function whereText(layer, { channel, y, x }) {
   if (layer.shape.length === 3) return `map ${channel}, row ${y}, column ${x}`;
   const label = layer.shape[0] === state.detail.labels.length ? state.detail.labels[channel] : undefined;
   return label && label !== String(channel) ? `value ${channel}, ${label}` : `value ${channel}`;

@@ -231,7 +231,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(
     ):
         visit.expected = ("401",)
         page = visit.open()
-        visit.see("#key", "this needs a key")
+        visit.see("#key", "asks for a key", "Whoever runs it can give you one")
         page.fill("#key-field", "wrong")
         page.keyboard.press("Enter")
         visit.see("#key-reason", "does not know that key")
@@ -243,7 +243,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(
         assert secret not in page.content() + page.url
         assert visit.run("() => localStorage.length + sessionStorage.length + document.cookie.length") == 0
         page.reload()
-        visit.see("#key", "this needs a key")
+        visit.see("#key", "asks for a key", "Whoever runs it can give you one")
         page.click("#key button:has-text('Not now')")
         visit.see("#ask-status", "The key is missing or wrong", "Try again")
 
