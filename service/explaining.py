@@ -20,7 +20,7 @@ from model.errors import InferenceFailed, Limit, ModelError
 from model.registry import StoredVersion
 from service.deadline import Deadline
 from service.errors import ModelNotReady, QueueFull
-from service.explaining_messages import SIZES, TOO_LATE, Bounds, Question, pack
+from service.explaining_messages import LEAVE_OFF, SIZES, TOO_LATE, Bounds, Question, pack
 from service.explanations import Query
 from service.settings import PREFIX, Settings
 from service.supervisor import command
@@ -115,7 +115,7 @@ class Explainer:
                     )
                     self._computing = asyncio.get_running_loop().create_task(self._compute(question, image))
                     self._computing.add_done_callback(_notice)
-                    head, body = await asyncio.shield(self._computing)
+                    head, body = await self._wait_for(self._computing)
         except TimeoutError:
             raise deadline.exceeded() from None
         finally:
@@ -126,6 +126,16 @@ class Explainer:
             raise _error_of(head)
         self._usual_seconds = head["seconds"]
         return Explanation(head["media_type"], body, time.monotonic() - arrived - head["seconds"], head["seconds"])
+
+    async def _wait_for(self, computing: asyncio.Task[tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
+        """Wait for an answer; tell the process where nobody does any more."""
+        try:
+            return await asyncio.shield(computing)
+        except asyncio.CancelledError:
+            if self._process is not None and self.pid is not None and not computing.done():
+                assert self._process.stdin is not None
+                self._process.stdin.write(LEAVE_OFF)
+            raise
 
     async def close(self) -> None:
         """Answer nothing more, and end the process."""

@@ -11,8 +11,9 @@ from model.preprocessing import ImageLimits
 if TYPE_CHECKING:  # the process that explains begins sooner without it
     from service.settings import Settings
 
-TOO_LATE = "TooLate"  # the error of a question whose time was over
+TOO_LATE = "TooLate"  # the error of a question whose time was over, or for whose answer nobody waits
 SIZES = struct.Struct("!II")  # in front of each message: bytes of its head, which is JSON, and of its body
+LEAVE_OFF = SIZES.pack(0, 0)  # no question, but word that nobody waits for the answer to the last one
 
 
 @dataclass(frozen=True)

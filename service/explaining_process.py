@@ -6,14 +6,17 @@ looked at yet, and ends when its input does: with it goes all the memory that ex
 
 import json
 import os
+import select
 import signal
 import sys
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from model.checkpoint import MANIFEST
 from model.errors import Limit, ModelError
@@ -21,7 +24,7 @@ from model.explain.network import ExplainedNetwork
 from model.manifest import parse_manifest
 from model.registry import StoredVersion
 from service.answering import Explained
-from service.explaining_messages import SIZES, TOO_LATE, Bounds, Question, pack
+from service.explaining_messages import LEAVE_OFF, SIZES, TOO_LATE, Bounds, Question, pack
 from service.explanations import QUERIES
 
 _LOWEST_PRIORITY = 19
@@ -29,14 +32,47 @@ _VERSIONS = 2  # that are kept open: two are compared
 
 
 class _TooLateError(Exception):
-    """The time for an answer is over."""
+    """The time for an answer is over, or nobody waits for it any more."""
+
+
+class Questions:
+    """What comes through a pipe: one question after the other, and word that nobody waits for the answer to the last.
+
+    It is read without a buffer: what is not read yet can be seen from outside.
+    """
+
+    def __init__(self, pipe: FileIO) -> None:
+        self._pipe = pipe
+
+    def next(self) -> tuple[dict[str, Any], bytes] | None:
+        """Wait for a question, its head and its image; None at the end."""
+        while (sizes := self._read(SIZES.size)) == LEAVE_OFF:
+            pass  # the answer went out before that was read
+        if len(sizes) < SIZES.size:
+            return None
+        head, body = SIZES.unpack(sizes)
+        return json.loads(self._read(head)), self._read(body)
+
+    def is_left(self) -> bool:
+        """Whether nobody waits for the answer to the last question; no other question comes before it is out."""
+        readable, _, _ = select.select([self._pipe], [], [], 0)
+        return bool(readable) and self._read(SIZES.size) in (LEAVE_OFF, b"")  # or nobody is there at all
+
+    def _read(self, size: int) -> bytes:
+        """Read that many bytes; fewer at the end."""
+        read, place = bytearray(size), 0
+        while place < size and (count := self._pipe.readinto(memoryview(read)[place:])):
+            place += count
+        return bytes(read[:place])
 
 
 class Explainers:
     """The versions that were asked about last."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, is_left: Callable[[], bool]) -> None:
+        """Begin with none open; `is_left` tells whether nobody waits for the answer any more."""
         self._bounds = bounds
+        self._is_left = is_left
         self._open: OrderedDict[str, Explained] = OrderedDict()
         self._until = 0.0
 
@@ -64,12 +100,12 @@ class Explainers:
             network = ExplainedNetwork(StoredVersion(question.name, question.number, folder, manifest))
             while len(self._open) >= _VERSIONS:
                 self._open.popitem(last=False)
-            self._open[question.folder] = Explained(network, self._bounds, self._check_time)
+            self._open[question.folder] = Explained(network, self._bounds, self._check_wanted)
         self._open.move_to_end(question.folder)
         return self._open[question.folder]
 
-    def _check_time(self) -> None:
-        if time.monotonic() > self._until:
+    def _check_wanted(self) -> None:
+        if time.monotonic() > self._until or self._is_left():
             raise _TooLateError
 
 
@@ -78,10 +114,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever started this one stops it, by the end of its input
         signal.signal(number, signal.SIG_IGN)
     _step_back()
-    explainers = Explainers(Bounds.parse(sys.argv[1]))
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    questions, answers = Questions(FileIO(0)), os.fdopen(os.dup(1), "wb")
+    explainers = Explainers(Bounds.parse(sys.argv[1]), questions.is_left)
     os.dup2(2, 1)  # what a library prints is no answer
-    while (message := _read(questions)) is not None:
+    while (message := questions.next()) is not None:
         head, image = message
         told, body = explainers.answer(Question(**head), image)
         answers.writelines(pack(told, body))
@@ -94,12 +130,3 @@ def _step_back() -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # a container may not let it
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def _read(file: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
-    """Read a message; None at the end."""
-    start = file.read(SIZES.size)
-    if len(start) < SIZES.size:
-        return None
-    head, body = SIZES.unpack(start)
-    return json.loads(file.read(head)), file.read(body)

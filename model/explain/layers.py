@@ -34,10 +34,10 @@ _PIXEL_BY_PIXEL = (
     *("BatchNormalization", "Div", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish"),
     *("LeakyRelu", "Mish", "Neg", "PRelu", "Pow", "Selu", "Softplus", "Sqrt", "Swish"),
 )
-_CHANNEL_AXIS = 1
 _MOST_FILTER_WEIGHTS = 100_000
 _MOST_SHOWN = 12  # names in an error
 _IMAGE_RANK = 4  # N, C, H, W
+_PIXEL_AXES, _MAP_AXES = (1, 2), (2, 3)  # of rows and columns: in the pixels (N, H, W, C), and in maps (N, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ class Filters:
     shape: tuple[int, ...]
     weights: list[list[list[list[float]]]]
     bias: list[float]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What a value's pixels see, and which axes of the value are their rows and columns."""
+
+    field: ReceptiveField
+    axes: Pair
 
 
 class _Row(BaseModel):
@@ -249,32 +257,40 @@ class LayerGraph:
 
     def _receptive_fields(
         self, nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, ReceptiveField | None]:
-        """Follow the field of a pixel through the operations; None for what sees all, or where it is not known."""
-        fields: dict[str, ReceptiveField | None] = {self.pixels: ONE_PIXEL}
+    ) -> dict[str, ReceptiveField]:
+        """Follow the field of a pixel through the operations; nothing for what sees all, or where it is not known."""
+        placed: dict[str, _Placed | None] = {self.pixels: _Placed(ONE_PIXEL, _PIXEL_AXES)}
         for node in nodes:
-            sources = [fields.get(value) for value in node.inputs if value and value not in self.constants]
-            fields.update(dict.fromkeys(node.outputs, self._field(node, sources, shapes)))
-        return fields
+            sources = [placed.get(value) for value in node.inputs if value and value not in self.constants]
+            placed.update(dict.fromkeys(node.outputs, self._place(node, sources, shapes)))
+        return {value: each.field for value, each in placed.items() if each is not None and each.axes == _MAP_AXES}
 
-    def _field(
-        self, node: Node, sources: list[ReceptiveField | None], shapes: Mapping[str, tuple[int, ...]]
-    ) -> ReceptiveField | None:
+    def _place(
+        self, node: Node, sources: list[_Placed | None], shapes: Mapping[str, tuple[int, ...]]
+    ) -> _Placed | None:
         first = sources[0] if sources else None
         if first is None:
             return None
+        rows, columns = first.axes
+        if node.operator == "Transpose":
+            order = node.integers("perm") or tuple(reversed(range(_IMAGE_RANK)))
+            return _Placed(first.field, (order.index(rows), order.index(columns)))
         if window := self._window(node, shapes):
-            return first.through(window)
+            return _Placed(first.field.through(window), first.axes) if first.axes == _MAP_AXES else None
         if node.operator == "Pad":
             pads = _constant(self.constants, node, 1, np.array(node.integers("pads")))
             known = pads.size == 2 * _IMAGE_RANK
-            return first.padded(int(pads[_IMAGE_RANK - 2]), int(pads[_IMAGE_RANK - 1])) if known else None
-        side_by_side = node.operator == "Concat" and node.integer("axis", 0) == _CHANNEL_AXIS
-        # Rows and columns that change places are only followed where pixels become channels, rows, columns.
-        turned = node.operator == "Transpose" and node.inputs[0] != self.pixels
-        if (node.operator in _PIXEL_BY_PIXEL and not turned) or side_by_side:
-            return reduce(lambda a, b: a.joined(b) if a is not None and b is not None else None, sources)
+            return _Placed(first.field.padded(int(pads[rows]), int(pads[columns])), first.axes) if known else None
+        side_by_side = node.operator == "Concat" and node.integer("axis", 0) % _IMAGE_RANK not in (0, rows, columns)
+        return reduce(_join, sources) if node.operator in _PIXEL_BY_PIXEL or side_by_side else None
+
+
+def _join(one: _Placed | None, other: _Placed | None) -> _Placed | None:
+    """Return what two values see together, pixel by pixel."""
+    if one is None or other is None or one.axes != other.axes:
         return None
+    field = one.field.joined(other.field)
+    return _Placed(field, one.axes) if field is not None else None
 
 
 def read_layers(folder: Path, pixel_shape: tuple[int, int, int]) -> LayerGraph:

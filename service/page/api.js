@@ -25,8 +25,9 @@ const NEXT = {
   "rate-limited": "Wait a moment: this key has asked as often as it may.",
 };
 
-// Addresses are relative, so that the page works behind a proxy's prefix too.
-export async function ask(path, { query = {}, body, signal, method = body ? "POST" : "GET", headers = {} } = {}) {
+// Addresses are relative, so that the page works behind a proxy's prefix too. Somebody is asked for a key where the
+// service wants one, unless `keyed` is false.
+export async function ask(path, { query = {}, body, signal, method = body ? "POST" : "GET", headers = {}, keyed = true } = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   const address = given.length ? `${path}?${new URLSearchParams(given)}` : path;
   for (let refused = ""; ;) {
@@ -34,8 +35,8 @@ export async function ask(path, { query = {}, body, signal, method = body ? "POS
     const response = await reach(address, { method, body, signal, headers: key ? { ...headers, "X-API-Key": key } : headers });
     if (response.ok) return response;
     const problem = await problemOf(response);
-    if (response.status !== 401) throw problem;
-    refused = key ? "The service does not know that key." : problem.detail;
+    if (response.status !== 401 || !keyed) throw problem;
+    refused = key ? "The service does not know that key." : "Whoever runs it can give you one.";
     if (key === currentKey() && !(await askForKey(refused))) throw problem;
   }
 }

@@ -3,6 +3,7 @@
 import { fail, keepChoice, startAsking, takeSample } from "./ask.js";
 import { startComparison } from "./compare.js";
 import { find } from "./dom.js";
+import { layersOf } from "./explanations.js";
 import { startHealth } from "./health.js";
 import { startHeat } from "./heat.js";
 import { startBench } from "./kernels.js";
@@ -29,11 +30,10 @@ async function start() {
   for (const startView of [
     startStrip, startWalk, startHeat, startSoftmax, startBench, startComparison, startRobustness, startRegistry, startHealth,
   ]) startView();
+  // The process that explains takes a second to begin: it does so while somebody looks for a picture.
+  on("detail", () => state.detail && layersOf(state.model).catch(() => {})); // a view that asks tells what is wrong
   await open();
-  addEventListener("hashchange", () => {
-    readLink();
-    open();
-  });
+  addEventListener("hashchange", () => location.reload()); // another link: views read theirs when they begin
 }
 
 // Show what the address names.

@@ -5,13 +5,14 @@ import { linked, remember } from "./link.js";
 import { milliseconds, percent } from "./numbers.js";
 import { predict, showBars } from "./prediction.js";
 import { state, on } from "./state.js";
-import { servedAs, versionPairs } from "./versions.js";
+import { versionPairs } from "./versions.js";
 import { View, note } from "./views.js";
 
 export function startComparison() {
   const section = find("#compare");
   const place = find(".compare", section);
   const against = find("#against");
+  let wanted = linked("against"); // the version that somebody chose
   const view = new View(section, "answer", async (signal) => {
     if (!state.answer) {
       replace(place);
@@ -28,13 +29,15 @@ export function startComparison() {
     return view.say();
   });
   against.addEventListener("change", () => {
-    remember({ against: against.value }, "compare");
+    wanted = against.value;
+    remember({ against: wanted }, "compare");
     view.update();
   });
   on("models model", () => {
     const others = versionPairs().filter(([ref]) => ref !== state.model);
-    const named = linked("against");
-    options(against, others, others.some(([ref]) => ref === named) ? named : against.value || servedAs(state.model.split(":")[0]));
+    const nameOf = (ref) => ref.split(":")[0];
+    const sibling = others.findLast(([ref]) => nameOf(ref) === nameOf(state.model))?.[0]; // another version of the same model
+    options(against, others, others.some(([ref]) => ref === wanted) ? wanted : sibling);
   });
 }
 

@@ -2,7 +2,7 @@
 //
 // A picture is {values, width, height}: numbers row by row. A window is {size: [rows, columns], stride, padding}.
 
-export const outputSide = (side, window, stride, padding) => Math.floor((side + 2 * padding - window) / stride) + 1;
+const outputSide = (side, window, stride, padding) => Math.floor((side + 2 * padding - window) / stride) + 1;
 
 // The sum of products at every place (cross-correlation, as in every framework; the kernel is not turned).
 export function convolve(picture, kernel, stride, padding) {

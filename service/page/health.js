@@ -1,6 +1,6 @@
 // How the service fares, drawn from its metrics while somebody looks: requests, their time, batches, refusals.
 
-import { ask } from "./api.js";
+import { Problem, ask } from "./api.js";
 import { el, find, replace, svg } from "./dom.js";
 import { buckets, quantileBetween, readSamples, total } from "./exposition.js";
 import { milliseconds } from "./numbers.js";
@@ -26,7 +26,7 @@ export function startHealth() {
   let timer = 0;
   const view = new View(section, "", async (signal) => {
     clearTimeout(timer);
-    const text = await (await ask("metrics", { signal })).text();
+    const text = await metrics(signal);
     if (signal.aborted) return;
     readings = [...readings, { at: performance.now(), samples: readSamples(text) }].slice(-2);
     if (readings.length === 2) {
@@ -42,6 +42,17 @@ export function startHealth() {
     timer = setTimeout(tick, EVERY_MS);
     return undefined;
   };
+}
+
+async function metrics(signal) {
+  try {
+    return await (await ask("metrics", { signal, keyed: false })).text();
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    throw new Problem("The metrics have a key of their own", "Who runs this service has set HUBEL_METRICS_KEY.", {
+      next: "An admin key opens them too. All else on this page works without.",
+    });
+  }
 }
 
 function between(first, second) {

@@ -24,6 +24,7 @@ export function startHeat() {
   const place = find(".heat", section);
   const [field, method, opacity] = ["#heat-class", "#heat-method", "#heat-opacity"].map((id) => find(id));
   let shown = null; // {told, image}, of what is painted
+  let model = ""; // whose classes and methods are offered
   field.value = linked("class");
   opacity.value = linked("opacity", "60");
 
@@ -33,10 +34,13 @@ export function startHeat() {
       return view.say(note("Choose a picture first."));
     }
     const { methods } = await layersOf(state.model);
-    options(method, methods.map((name) => [name, METHODS[name]?.[0] ?? name]), method.value || linked("method"));
+    if (model && model !== state.model) forgetWhatIsNotThere(field, methods); // what a link names and is not there is told
+    model = state.model;
+    options(method, methods.map((name) => [name, METHODS[name]?.[0] ?? name]), linked("method") || methods[0]);
     if (linked("method") && !methods.includes(linked("method"))) throw noMethod(methods);
     const label = field.value.trim();
     if (label && !classNamed(label)) throw noClass(label);
+    if (method.value === "gradcam") view.say(note("The first map by Grad-CAM takes several seconds: torch is loaded for it."));
     const told = await heatOf({ method: method.value, class: label }, signal);
     const { image } = await upright(state.picture);
     if (signal.aborted) return undefined;
@@ -46,7 +50,8 @@ export function startHeat() {
   });
 
   const choose = () => {
-    remember({ class: field.value.trim(), method: method.value, opacity: opacity.value }, "heat");
+    const usual = method.selectedIndex === 0; // so that another network is asked by what is best for it
+    remember({ class: field.value.trim(), method: usual ? "" : method.value, opacity: opacity.value }, "heat");
     view.update();
   };
   field.addEventListener("change", choose);
@@ -68,6 +73,12 @@ export function startHeat() {
       field.value = label;
       choose();
     } }, `${label} ${percent(probability)}`))));
+}
+
+// Another network has other classes and methods: those chosen before go on where it has them.
+function forgetWhatIsNotThere(field, methods) {
+  if (!classNamed(field.value.trim())) field.value = "";
+  remember({ class: field.value.trim(), method: methods.includes(linked("method")) ? linked("method") : "" });
 }
 
 const classNamed = (name) => state.detail.labels.includes(name) || (/^\d+$/.test(name) && Number(name) < state.detail.labels.length);

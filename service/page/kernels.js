@@ -2,7 +2,7 @@
 
 import { numberTable, sign } from "./cells.js";
 import { paint, paintLegend, rangeOf, scaleOf } from "./colour.js";
-import { convolve, outputSide, patchAt, pool, relu } from "./convolution.js";
+import { convolve, patchAt, pool, relu } from "./convolution.js";
 import { el, find, options, replace } from "./dom.js";
 import { linked, remember } from "./link.js";
 import { decimal } from "./numbers.js";
@@ -135,8 +135,8 @@ function controls(setup, changed) {
   return el("div", { class: "bench-controls" },
     el("div", { class: "row" }, el("label", {}, "Kernel ", chooser), el("label", {}, "Size ", size),
       pick("stride", "Stride", numbers([1, 2, 3, 4])), pick("padding", "Padding", numbers([0, 1, 2, 3])),
-      pick("pooling", "Pooling", [["1", "none"], ...[2, 3, 4].map((side) => [String(side), `${side} \u00d7 ${side}`])]),
-      pick("kind", "of the", [["max", "largest"], ["average", "mean"]])),
+      el("span", { class: "pair" }, pick("pooling", "Pooling", [["1", "none"], ...[2, 3, 4].map((side) => [String(side), `${side} \u00d7 ${side}`])]),
+        pick("kind", "keeps the", [["max", "largest"], ["average", "mean"]]))),
     meaning, cells);
 }
 
@@ -163,10 +163,10 @@ function showBench(place, sum, picture, { kernel, stride, padding, pooling, kind
   const pooled = pooling > 1 ? pool(bent, pooling, kind) : bent;
   const ms = performance.now() - started;
   const scale = scaleOf(Math.min(-1e-6, ...rangeOf(convolved.values)), rangeOf(convolved.values)[1]);
-  const side = outputSide(picture.width, kernel[0].length, stride, padding);
+  const roundedDown = (picture.width + 2 * padding - kernel[0].length) % stride !== 0;
   const figures = [
     figure("The picture", `in grey, ${picture.width} \u00d7 ${picture.height}`, greyCanvas(picture)),
-    figure("Convolution", `(${picture.width} + 2 \u00b7 ${padding} \u2212 ${kernel[0].length}) / ${stride} + 1 = ${side} wide, ${convolved.height} high`,
+    figure("Convolution", `(${picture.width} + 2 \u00b7 ${padding} \u2212 ${kernel[0].length}) / ${stride} + 1${roundedDown ? ", rounded down," : ""} = ${convolved.width} wide, ${convolved.height} high`,
       mapCanvas(convolved, scale, (at) => showSum(sum, picture, kernel, stride, padding, at, convolved), "Convolution. Arrow keys go from pixel to pixel.")),
     figure("ReLU", "what is below zero is gone", mapCanvas(bent, scale)),
     figure("Pooling", pooling > 1 ? `the ${kind === "max" ? "largest" : "mean"} of each ${pooling} \u00d7 ${pooling}: ${pooled.width} \u00d7 ${pooled.height}` : "none",

@@ -91,7 +91,6 @@ export function showMaps(place, { values, width, height, scale, label }, pointed
   show();
   place.replaceChildren(el("div", { class: "maps-frame" }, canvas));
   return {
-    canvas,
     // Put the cursor where a link says, if that exists.
     point(at) {
       const exists = at.channel < values.length && at.y < height && at.x < width && Math.min(at.channel, at.y, at.x) >= 0;

@@ -5,21 +5,30 @@ import { el, replace } from "./dom.js";
 import { activationsOf, neuronOf } from "./explanations.js";
 import { decimal, percent } from "./numbers.js";
 import { canvasOf } from "./picture.js";
+import { seesAll } from "./sentences.js";
 import { tilesOf } from "./tiles.js";
-import { note } from "./views.js";
+import { note, trouble } from "./views.js";
 
 const DETAILED = 8; // input maps, or terms, that are shown at first
 const ALL = 512;
 const FIELD_SIDE = 196;
+const SIGNS = { add: "+", subtract: "\u2212", multiply: "\u00d7" };
 
 export async function showNeuron(place, layer, at, shown, signal, channels = DETAILED) {
   if (layer.kind === "softmax") return replace(place, softmaxSentence(shown, at));
-  if (!layer.neuron) return replace(place, note(`The values of this layer are not taken apart: ${layer.kind.replaceAll("_", " ")} computes nothing that could be.`));
+  if (!layer.neuron) return replace(place, note(layer.kind === "input" ? "These are the picture's own values; what is computed from them begins with the next layer." : `Values of this kind of layer, ${layer.kind.replaceAll("_", " ")}, are not taken apart.`));
   const query = { layer: layer.name, channel: at.channel, ...(layer.shape.length === 3 ? { y: at.y, x: at.x } : {}), channels };
   const [told, { layers: [input] }] = await Promise.all([neuronOf(query, signal), activationsOf(["input"], signal)]);
-  const field = await fieldPicture(told.receptive_field, input);
+  const field = await fieldPicture(told.receptive_field, input, seesAll(layer));
   if (signal.aborted) return undefined;
   const rest = told.rest.count;
+  const showRest = async () => {
+    try {
+      await showNeuron(place, layer, at, shown, signal, ALL);
+    } catch (error) {
+      if (!signal.aborted) replace(place, trouble(error, showRest));
+    }
+  };
   return replace(place,
     el("p", { class: "sum", role: "status" }, sumSentence(told)),
     told.folded.length ? el("p", { class: "muted" }, `Folded in: ${told.folded.join(", ").replaceAll("_", " ")}. Kernel and bias are those that the served network computes with.`) : null,
@@ -27,7 +36,7 @@ export async function showNeuron(place, layer, at, shown, signal, channels = DET
     told.inputs.map((each) => patches(each, told)),
     told.terms.length ? terms(told) : null,
     rest ? el("p", {}, `${rest} more add up to ${decimal(told.rest.sum)}. `,
-      el("button", { type: "button", onclick: () => showNeuron(place, layer, at, shown, signal, ALL) }, "Show them")) : null);
+      el("button", { type: "button", onclick: showRest }, "Show them")) : null);
 }
 
 function sumSentence({ kind, inputs, terms: given, rest, sum, bias, value, after, picked, computed }) {
@@ -39,6 +48,7 @@ function sumSentence({ kind, inputs, terms: given, rest, sum, bias, value, after
   if (kind === "relu" || kind === "relu6") return `${kind === "relu" ? "The larger of 0 and" : "Between 0 and 6:"} ${number(given[0]?.value)} gives ${number(value)}.`;
   if (kind === "fully_connected") return `${count} products add up to ${number(sum)}; the bias ${number(bias)} makes it ${number(value)}.${then}`;
   if (kind === "convolution") return `${count} ${count === 1 ? "map adds" : "maps add"} up to ${number(sum)}; the bias ${number(bias)} makes it ${number(value)}.${then}`;
+  if (SIGNS[kind] && given.length === 2) return `${number(given[0].value)} ${SIGNS[kind]} ${number(given[1].value)} gives ${number(value)}.${then}`;
   return `The result is ${number(value ?? computed)}.${then}`;
 }
 
@@ -46,7 +56,7 @@ const softmaxSentence = ({ logits, values }, { channel }) => el("p", { class: "s
   `The logit ${decimal(logits[channel])} becomes ${percent(values[channel][0])}. The section "From scores to probabilities" shows the arithmetic.`);
 
 // The network's input with the part that the value sees.
-async function fieldPicture(field, input) {
+async function fieldPicture(field, input, all) {
   const tiles = await tilesOf(input);
   const zoom = Math.max(1, Math.floor(FIELD_SIDE / Math.max(tiles.width, tiles.height)));
   const canvas = canvasOf(tiles.width * zoom, tiles.height * zoom);
@@ -60,7 +70,7 @@ async function fieldPicture(field, input) {
     context.strokeRect(box[0] - grow, box[1] - grow, box[2] + 2 * grow, box[3] + 2 * grow);
   }
   canvas.setAttribute("role", "img");
-  const text = field.whole ? "It sees the whole picture." : `It sees ${field.height} \u00d7 ${field.width} of the picture's ${tiles.height} \u00d7 ${tiles.width} pixels.`;
+  const text = field.whole ? (all ? "It sees the whole picture." : "It may see all of the picture.") : `It sees ${field.height} \u00d7 ${field.width} of the picture's ${tiles.height} \u00d7 ${tiles.width} pixels.`;
   canvas.setAttribute("aria-label", text);
   return el("figure", { class: "field" }, el("figcaption", {}, text), canvas);
 }
@@ -86,6 +96,6 @@ function terms({ terms: given, kind }) {
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from"), el("th", { scope: "col" }, "value"),
       ...(weighed ? [el("th", { scope: "col" }, "weight"), el("th", { scope: "col" }, "product")] : []))),
     el("tbody", {}, given.map(({ layer, index, value, weight, product }) => el("tr", {},
-      el("td", {}, weighed ? `${layer ?? "value"} ${index}` : layer ?? `value ${index}`), el("td", { class: "number" }, decimal(value)),
+      el("td", {}, weighed ? `${layer ?? "value"} ${index}` : layer ?? "a number of the network"), el("td", { class: "number" }, decimal(value)),
       ...(weighed ? [el("td", { class: "number" }, decimal(weight)), el("td", { class: "number" }, decimal(product))] : []))))));
 }

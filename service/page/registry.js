@@ -8,7 +8,7 @@ import { linked, remember } from "./link.js";
 import { markdown } from "./markdown.js";
 import { grouped } from "./numbers.js";
 import { on, state } from "./state.js";
-import { versionPairs } from "./versions.js";
+import { noVersions, versionPairs } from "./versions.js";
 import { View, note } from "./views.js";
 
 const EVALUATION = "evaluation.json";
@@ -31,7 +31,7 @@ export function startRegistry() {
   let addresses = [];
   const view = new View(section, "models", async (signal) => {
     options(chooser, versionPairs(), chooser.value || linked("card") || state.model);
-    if (!chooser.value) return view.say(note("No version is served here; hubel setup makes two."));
+    if (!chooser.value) return view.say(noVersions());
     const ref = chooser.value;
     const detail = await askJson(modelPath(ref), { signal });
     const evaluation = detail.report.includes(EVALUATION) ? await askJson(reportPath(ref, EVALUATION), { signal }) : null;
@@ -45,7 +45,7 @@ export function startRegistry() {
       evaluation ? confusions(detail.labels, evaluation.confusion) : null,
       pictures.length ? el("div", { class: "two" }, pictures.map(([src, text]) => el("figure", { class: "picture" }, el("figcaption", {}, text), el("img", { src, alt: text, loading: "lazy" })))) : null,
       detail.report.includes(PAGE) && !currentKey() ? el("p", {}, el("a", { href: reportPath(ref, PAGE), target: "_blank", rel: "noopener" }, `The whole report of ${ref}`)) : null);
-    return view.say(...(detail.report.length ? [] : [note("This version has no report: none was written when it was published. hubel evaluate, on your photos, makes the next version with one.")]));
+    return view.say(...(detail.report.length ? [] : [note("This version has no report: none was written when it was published. ", el("code", {}, `hubel evaluate ${ref} PHOTOS --calibrate`), " publishes the next version with one, measured on photos of yours.")]));
   });
   chooser.addEventListener("change", () => {
     remember({ card: chooser.value }, "models");

@@ -8,7 +8,7 @@ import { state } from "./state.js";
 import { View, note } from "./views.js";
 
 const AT_ONCE = 2; // requests
-const SIDE = 640; // pixels of the longer side, before anything is done
+const [SHORT_SIDE, LONG_SIDE] = [320, 640]; // pixels, to which a picture is made small before anything is done to it
 
 const ROWS = [
   { title: "Turned", steps: [-45, -30, -15, 0, 15, 30, 45], name: (degrees) => `${degrees}\u00b0`.replace("-", "\u2212"), change: turned },
@@ -29,7 +29,7 @@ export function startRobustness() {
     const { image } = await upright(answer.picture);
     if (signal.aborted) return undefined;
     view.say();
-    const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
+    const scale = Math.min(1, SHORT_SIDE / Math.min(image.width, image.height), LONG_SIDE / Math.max(image.width, image.height));
     const base = canvasOf(image.width * scale, image.height * scale);
     draw(base, image);
     const jobs = [];
@@ -95,10 +95,26 @@ function turned(image, degrees) {
 }
 
 function blurred(image, share) {
+  const radius = (Math.min(image.width, image.height) * share) / 100;
+  const margin = Math.ceil(3 * radius);
   const canvas = canvasOf(image.width, image.height);
   const context = canvas.getContext("2d");
-  context.filter = `blur(${(Math.min(image.width, image.height) * share) / 100}px)`;
-  context.drawImage(image, 0, 0);
+  context.filter = `blur(${radius}px)`;
+  context.drawImage(mirrored(image, margin), -margin, -margin);
+  return canvas;
+}
+
+// The picture with a margin in which it is mirrored, so that a blur does not fade out at its edges.
+function mirrored(image, margin) {
+  const { width, height } = image;
+  const canvas = canvasOf(width + 2 * margin, height + 2 * margin);
+  const context = canvas.getContext("2d");
+  for (const down of [-1, 0, 1]) {
+    for (const across of [-1, 0, 1]) {
+      context.setTransform(across ? -1 : 1, 0, 0, down ? -1 : 1, margin + (across > 0 ? 2 * width : 0), margin + (down > 0 ? 2 * height : 0));
+      context.drawImage(image, 0, 0);
+    }
+  }
   return canvas;
 }
 

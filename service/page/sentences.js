@@ -8,8 +8,18 @@ const NAMES = {
 
 export const kindName = (kind) => NAMES[kind] ?? kind.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
 
+// Whether a value of the layer is made of the whole picture; of others without a receptive field that is not known.
+export const seesAll = ({ kind }) => kind === "fully_connected" || kind === "global_average_pool";
+
 export const shapeText = (shape) => shape.join(" \u00d7 ");
 
+// What padding says: [top, left, bottom, right].
+export function paddingText([top, left, bottom, right]) {
+  if (top === left && left === bottom && bottom === right) return `padding ${top}`;
+  return `padding ${top} above, ${left} left, ${bottom} below, ${right} right`;
+}
+
+// `layers` are those of the network, of which the last gives the logits.
 export function sentenceFor(layer, layers) {
   const normalises = layer.inputs?.[0] === "input" || layers.find(({ name }) => name === layer.inputs?.[0])?.inputs?.[0] === "input";
   const by = layer.kernel ? `${layer.kernel[0]} \u00d7 ${layer.kernel[1]}` : "";
@@ -39,7 +49,7 @@ export function sentenceFor(layer, layers) {
     case "multiply":
     case "subtract":
       return normalises
-        ? "Normalisation: the mean of the training pictures is taken away and the rest divided by its spread, so that numbers lie around zero."
+        ? "Normalisation: scaling and shift together move 0 to 255 onto numbers around zero, as in training."
         : "Computes each value from the two that meet there.";
     case "concatenate":
       return "Puts the maps of several layers one behind the other.";

@@ -22,10 +22,12 @@ export function startSoftmax() {
   const place = find(".softmax", section);
   const [slider, shownValue, truth] = ["#temperature", "#temperature-value", "#truth"].map((id) => find(id));
   let told = null; // {logits, served}
-  slider.value = linked("temperature") ? toSlider(Number(linked("temperature"))) : 0;
+  let model = ""; // whose classes may be said to be right
+  let chosen = bounded(Number(linked("temperature"))); // null: as it is served
 
   const show = () => {
-    const temperature = fromSlider(Number(slider.value));
+    const temperature = chosen ?? told?.served ?? 1;
+    slider.value = toSlider(temperature);
     shownValue.textContent = temperature.toFixed(2);
     slider.setAttribute("aria-valuetext", temperature.toFixed(2));
     if (told) showTable(place, told.logits, temperature, truth.value === "" ? null : Number(truth.value));
@@ -40,8 +42,12 @@ export function startSoftmax() {
     const { layers, temperature } = await layersOf(state.model);
     const { layers: [last] } = await activationsOf([layers.at(-1).name], signal);
     if (signal.aborted) return undefined;
-    if (told?.model !== state.model && !linked("temperature")) slider.value = toSlider(temperature);
-    told = { logits: last.values, served: temperature, model: state.model };
+    told = { logits: last.values, served: temperature };
+    if (model && model !== state.model) {
+      truth.value = ""; // another network has other classes
+      remember({ truth: "" });
+    }
+    model = state.model;
     options(truth, [["", "not said"], ...state.detail.labels.map((label, at) => [String(at), label])], linked("truth") || truth.value);
     find("#temperature-note").textContent = `Low: the first takes all. High: all alike. The order never changes. ${state.detail.calibration.calibrated
       ? `On pictures it had not seen, ${temperature.toFixed(2)} made the probabilities honest: that is what is served.`
@@ -51,7 +57,8 @@ export function startSoftmax() {
   });
 
   slider.addEventListener("input", () => {
-    remember({ temperature: fromSlider(Number(slider.value)).toFixed(2) }, "softmax");
+    chosen = fromSlider(Number(slider.value));
+    remember({ temperature: chosen.toFixed(2) }, "softmax");
     show();
   });
   truth.addEventListener("change", () => {
@@ -59,7 +66,7 @@ export function startSoftmax() {
     show();
   });
   find("#temperature-served").addEventListener("click", () => {
-    slider.value = toSlider(told?.served ?? 1);
+    chosen = null;
     remember({ temperature: "" }, "softmax");
     show();
   });
@@ -67,7 +74,8 @@ export function startSoftmax() {
 
 // From -100 to 100 on the slider lie temperatures from 0.1 to 10.
 const fromSlider = (value) => 10 ** (value / 100);
-const toSlider = (temperature) => String(Math.round(Math.log10(Math.min(10, Math.max(0.1, temperature || 1))) * 100));
+const toSlider = (temperature) => String(Math.round(Math.log10(bounded(temperature)) * 100));
+const bounded = (temperature) => (temperature > 0 ? Math.min(10, Math.max(0.1, temperature)) : null);
 
 function showTable(place, logits, temperature, truth) {
   const shares = softmax(logits, temperature);

@@ -43,7 +43,12 @@ export function startStrip() {
 }
 
 const item = ([canvas, title, text]) =>
-  el("li", {}, canvas, el("h3", {}, title), el("p", {}, text));
+  el("li", {}, shaped(canvas), el("h3", {}, title), el("p", {}, text));
+
+const shaped = (canvas) => {
+  canvas.style.setProperty("--wide", canvas.width / canvas.height); // so that all are of one height, where there is room
+  return canvas;
+};
 
 const named = (canvas, label) => {
   canvas.setAttribute("role", "img");
@@ -69,7 +74,8 @@ async function browserSteps(picture, preprocessing) {
   ];
 }
 
-function small(image, scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height))) {
+function small(image) {
+  const scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height));
   const canvas = canvasOf(image.width * scale, image.height * scale);
   draw(canvas, image);
   return canvas;
@@ -96,12 +102,13 @@ async function seen(input, image, preprocessing) {
   canvas.getContext("2d").drawImage(tiles.image, 0, 0);
   canvas.classList.add("pixels");
   const channels = preprocessing.mode === "L" ? "one grey value" : "red, green and blue";
-  const range = [0, 1].map((end) => decimal((end - preprocessing.mean[0]) / preprocessing.std[0], 3));
+  const ends = [0, 1].map((end) => preprocessing.mean.map((mean, channel) => (end - mean) / preprocessing.std[channel]));
+  const range = [Math.min(...ends[0]), Math.max(...ends[1])].map((end) => decimal(end, 3));
   const said = [
     `${tiles.width} \u00d7 ${tiles.height} pixels of ${channels}.`,
     ...image.applied.map((each) => APPLIED[each] ?? (each.startsWith("exif") ? "" : `Applied: ${each.replaceAll("_", " ")}.`)),
     preprocessing.mode === "RGB" && isGrey(canvas) ? "The picture is grey: all three have the same values, and colours cannot help." : "",
-    `The first layer then moves 0 to 255 onto ${range[0]} to ${range[1]}.`,
+    `The first layers then move 0 to 255 onto ${range[0]} to ${range[1]}.`,
   ];
   return [named(canvas, "What the network sees"), "What the network sees", said.filter(Boolean).join(" ")];
 }

@@ -4,7 +4,7 @@ import { find } from "./dom.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-export const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
 
 export function startTheme() {
   const button = find("#theme");

@@ -20,7 +20,7 @@ export async function loadVersions() {
 }
 
 // The version that answers for a model's name, or "" where it is not served.
-export function servedAs(name) {
+function servedAs(name) {
   const model = state.models.find((each) => each.name === name);
   if (!model || model.versions.length === 0) return "";
   return `${name}:${model.aliases.production ?? model.versions.at(-1).version}`;

@@ -9,7 +9,7 @@ import { linked, remember } from "./link.js";
 import { showMaps } from "./maps.js";
 import { showNeuron } from "./neuron.js";
 import { decimal, grouped } from "./numbers.js";
-import { kindName, sentenceFor, shapeText } from "./sentences.js";
+import { kindName, paddingText, seesAll, sentenceFor, shapeText } from "./sentences.js";
 import { softmax } from "./softmax.js";
 import { state } from "./state.js";
 import { tilesOf, valuesOf } from "./tiles.js";
@@ -45,7 +45,7 @@ export function startWalk() {
       replace(place);
       throw unknownLayer(layers);
     }
-    await showLayer(place, layer, layers, signal);
+    await showLayer(place, layer, signal);
     if (!signal.aborted) {
       const without = layers.some(({ kind }) => kind === "convolution") ? []
         : [note("This network has no convolutions: it weighs all pixels at once, so its layers have values, but no maps to look at.")];
@@ -98,7 +98,7 @@ function mark(list, name) {
   }
 }
 
-async function showLayer(place, layer, layers, signal) {
+async function showLayer(place, layer, signal) {
   const shown = state.picture ? await measured(layer, signal) : null;
   if (signal.aborted) return;
   const maps = el("div");
@@ -107,7 +107,7 @@ async function showLayer(place, layer, layers, signal) {
   const first = network.filters?.layer === layer.name ? filterPicture(network.filters) : null;
   replace(place,
     el("h3", {}, kindName(layer.kind), " ", el("span", { class: "mono muted" }, layer.name)),
-    el("p", {}, sentenceFor(layer, layers)),
+    el("p", {}, sentenceFor(layer, network.layers)),
     facts(layer),
     first,
     ...(shown ? summary(shown, layer) : []), maps,
@@ -190,6 +190,7 @@ function summary(shown, layer) {
 }
 
 function deadSentence({ dead, count }) {
+  if (count === 1) return dead.length ? "The map is dead on this picture: the same value everywhere." : "";
   if (dead.length === 0) return `None of the ${grouped(count)} maps is dead on this picture.`;
   const named = `${dead.slice(0, 12).join(", ")}${dead.length > 12 ? ", \u2026" : ""}`;
   return `${grouped(dead.length)} of ${grouped(count)} maps ${dead.length === 1 ? "is" : "are"} dead on this picture, the same value everywhere: ${named}.`;
@@ -202,10 +203,11 @@ function facts(layer) {
     layer.parameters ? `${grouped(layer.parameters)} parameters` : "nothing learned here",
     layer.kernel ? `kernel ${layer.kernel.join(" \u00d7 ")}` : "",
     layer.stride && Math.max(...layer.stride) > 1 ? `stride ${layer.stride[0]}` : "",
-    layer.padding?.some(Boolean) ? `padding ${layer.padding.join(", ")}` : "",
+    layer.padding?.some(Boolean) ? paddingText(layer.padding) : "",
     layer.groups > 1 ? `${layer.groups} groups` : "",
     layer.dilation && Math.max(...layer.dilation) > 1 ? `dilation ${layer.dilation[0]}` : "",
-    layer.kind === "input" || layer.kind === SOFTMAX ? "" : field ? `each pixel sees ${field.height} \u00d7 ${field.width} of the picture` : "each value sees the whole picture",
+    layer.kind !== "input" && field ? `each pixel sees ${field.height} \u00d7 ${field.width} of the picture` : "",
+    seesAll(layer) ? "each value sees the whole picture" : "",
     ...(layer.folded ?? []).map((part) => `${part.replaceAll("_", " ")} is folded into the weights`),
   ];
   return el("ul", { class: "facts" }, said.filter(Boolean).map((text) => el("li", {}, text)));
@@ -216,7 +218,7 @@ function mapsLabel(layer, shown) {
   return `${shown.values.length} ${shown.width * shown.height === 1 ? "values" : "maps"} of the layer ${layer.name}. ${keys}`;
 }
 
-export function whereText(layer, { channel, y, x }) {
+function whereText(layer, { channel, y, x }) {
   if (layer.shape.length === 3) return `map ${channel}, row ${y}, column ${x}`;
   const label = layer.shape[0] === state.detail.labels.length ? state.detail.labels[channel] : undefined;
   return label && label !== String(channel) ? `value ${channel}, ${label}` : `value ${channel}`;

@@ -322,6 +322,32 @@ async def test_a_question_s_time_is_kept_and_the_next_one_is_answered(published_
         assert pid is None
 
 
+async def test_nothing_more_is_computed_for_whoever_has_left(published_tiny: Path) -> None:
+    async with running(published_tiny, request_timeout_ms=300_000) as client:
+        assert (await client.get(f"{TINY}/layers")).status_code == 200
+        explainer = explainer_of(client)
+        pid = explainer.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)  # so that it is slower than whoever leaves
+        leaving = asyncio.create_task(client.post(f"{TINY}/explain?method=occlusion", content=IMAGE))
+
+        async def is_asked() -> bool:
+            return explainer._computing is not None and not explainer._computing.done()
+
+        await until(is_asked)
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        following = asyncio.create_task(client.post(f"{TINY}/explain?method=occlusion", content=IMAGE))
+        assert explainer._computing is not None
+        await asyncio.sleep(0.05)
+        computing = explainer._computing
+        os.kill(pid, signal.SIGCONT)
+        head, _ = await computing
+        assert head["error"] == "TooLate"
+        assert (await following).json()["method"] == "occlusion"
+        assert explainer.pid == pid
+
+
 async def test_whoever_leaves_takes_no_answer_from_the_next(published_tiny: Path) -> None:
     async with running(published_tiny, request_timeout_ms=300_000) as client:
         await client.get(f"{TINY}/layers")

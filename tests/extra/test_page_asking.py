@@ -152,6 +152,15 @@ def test_a_link_leads_back_to_what_is_shown(visit: Visit, browser: Browser, page
         assert other.see(".neuron .sum", "16 maps") == said
 
 
+def test_another_link_is_followed_while_the_page_is_open(visit: Visit) -> None:
+    page = visit.open("#kernels&sample=digit-1&kernel=box")
+    visit.see("#verdict", r"\b1\b")
+    page.evaluate("location.hash = '#softmax&sample=digit-7&kernel=edge-up&temperature=5.00'")
+    visit.see("#verdict", r"\b7\b")
+    visit.see("#temperature-value", r"^5\.00$")
+    assert page.input_value("#kernel") == "edge-up"
+
+
 # ---- bad input
 
 
@@ -222,7 +231,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(
     ):
         visit.expected = ("401",)
         page = visit.open()
-        visit.see("#key", "this needs a key")
+        visit.see("#key", "asks for a key", "Whoever runs it can give you one")
         page.fill("#key-field", "wrong")
         page.keyboard.press("Enter")
         visit.see("#key-reason", "does not know that key")
@@ -234,9 +243,24 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(
         assert secret not in page.content() + page.url
         assert visit.run("() => localStorage.length + sessionStorage.length + document.cookie.length") == 0
         page.reload()
-        visit.see("#key", "this needs a key")
+        visit.see("#key", "asks for a key", "Whoever runs it can give you one")
         page.click("#key button:has-text('Not now')")
         visit.see("#ask-status", "The key is missing or wrong", "Try again")
+
+
+def test_metrics_with_a_key_of_their_own_ask_nobody_for_it(
+    browser: Browser, published_tiny: Path, tmp_path: Path
+) -> None:
+    with (
+        serving(
+            published_tiny, tmp_path / "log", HUBEL_DEFAULT_MODEL="tiny", HUBEL_METRICS_KEY="sixteen letters or so"
+        ) as server,
+        visiting(browser, server.url) as visit,
+    ):
+        visit.expected = ("401",)
+        page = visit.open("#health")
+        visit.see("#health .status", "a key of their own", "HUBEL_METRICS_KEY", "An admin key opens them")
+        assert not page.locator("#key").is_visible()
 
 
 def test_a_service_that_goes_away_is_missed_and_comes_back(

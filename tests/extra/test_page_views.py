@@ -127,6 +127,24 @@ def test_a_logit_is_a_sum_of_products_and_dead_maps_are_counted(visit: Visit, pa
     assert said.count(",") >= (0 if named[1] == "None" else 1)
 
 
+def test_of_a_layer_only_what_is_known_is_said(visit: Visit) -> None:
+    page = visit.open("#layers&sample=digit-3&layer=classifier")
+    visit.see(".layer", "Gives each class a score", "each value sees the whole picture")
+    page.locator(".layer-list [data-name='flatten']").click()
+    visit.see(".layer h3", "flatten")
+    page.locator("canvas.maps").hover(position={"x": 30, "y": 12})
+    visit.see(".neuron", "this kind of layer, flatten, are not taken apart")
+    assert "whole picture" not in page.locator(".layer").inner_text()
+    page.locator(".layer-list [data-name='normalize']").click()
+    visit.see(".layer h3", "normalize")
+    page.locator("canvas.maps").hover(position={"x": 60, "y": 40})
+    one, other, result = numbers(visit.see(".neuron .sum", "\u00d7 .* gives").rstrip("."))
+    assert one * other == pytest.approx(result, abs=1e-3 * abs(result) + 1e-9)
+    page.select_option("#model", "imagenet:1")
+    page.locator(".layer-list [data-name='stem.0']").click()
+    visit.see(".layer .facts", "padding 0 above, 0 left, 1 below, 1 right")
+
+
 def test_a_layer_of_imagenet_is_shown_with_its_filters(visit: Visit) -> None:
     page = visit.open("#layers&sample=cat&layer=stem.0")
     visit.go_to("layers")
@@ -167,6 +185,22 @@ def test_the_heat_map_follows_class_method_and_opacity(visit: Visit) -> None:
         assert image.size == (451, 300)
 
 
+def test_another_network_is_asked_for_its_own_classes_in_the_way_that_is_best_for_it(visit: Visit) -> None:
+    page = visit.open("#heat&sample=digit-5")
+    visit.go_to("heat")
+    visit.see(".heat", "Occlusion")
+    page.select_option("#model", "imagenet:1")
+    visit.see(".heat", "Class activation map")
+    page.fill("#heat-class", "tabby")
+    page.locator("#heat-class").press("Enter")
+    visit.see(".heat", "for tabby")
+    page.select_option("#heat-method", "cam")
+    page.select_option("#model", "digits:1")
+    visit.see(".heat", "Occlusion")
+    assert page.input_value("#heat-class") == ""
+    assert page.locator("#heat .trouble").count() == 0
+
+
 # ---- from scores to probabilities
 
 
@@ -178,8 +212,9 @@ def test_softmax_is_computed_from_the_logits_that_are_served(visit: Visit, page_
     rows = [shown.nth(at).locator("td").all_inner_texts() for at in range(10)]
     logits = np.array([number(row[1]) for row in rows])
     powers = np.exp((logits - logits.max()) / served)
-    assert [number(row[3]) for row in rows] == pytest.approx(100 * powers / powers.sum(), abs=0.2)
+    assert [number(row[3]) for row in rows] == pytest.approx(100 * powers / powers.sum(), abs=0.06)
     assert rows[0][3] == page.locator("#bars .value").first.inner_text()
+    assert page.locator("#temperature-value").inner_text() == f"{served:.2f}"
     page.locator("#temperature").fill("50")
     temperature = 10**0.5
     visit.see("#temperature-value", f"{temperature:.2f}")
@@ -230,7 +265,7 @@ def test_a_kernel_of_one_s_own_is_applied_at_once(visit: Visit) -> None:
     assert visit.run(painted) != before
     assert page.input_value("#kernel") == "own"
     page.select_option("#bench-stride", "2")
-    visit.see(".bench-maps", "79 wide, 52 high")
+    visit.see(".bench-maps", "rounded down, = 79 wide, 52 high")
     page.select_option("#bench-pooling", "3")
     visit.see(".bench-maps", "largest of each 3 \u00d7 3: 26 \u00d7 17")
     page.locator(".bench-maps canvas[tabindex='0']").focus()
@@ -254,6 +289,27 @@ def test_two_versions_are_compared(visit: Visit) -> None:
     assert page.locator(".compare h3").all_inner_texts() == ["tiny:1", "tiny:2"]
     page.select_option("#against", "digits:1")
     visit.see(".compare .said", "They do not know the same classes")
+
+
+def test_a_version_is_compared_with_another_of_its_model_unless_somebody_chooses(visit: Visit) -> None:
+    page = visit.open("#compare&sample=cat&model=tiny:1")
+    visit.go_to("compare")
+    assert page.input_value("#against") == "tiny:2"
+    page.select_option("#model", "tiny:2")
+    page.wait_for_function("() => document.querySelector('#against').value === 'tiny:1'")
+    page.select_option("#against", "imagenet:1")
+    page.select_option("#model", "digits:1")
+    visit.see(".compare h3", "digits:1")
+    assert page.input_value("#against") == "imagenet:1"
+
+
+def test_a_blur_leaves_the_edges_of_a_picture_as_dark_as_they_are(visit: Visit) -> None:
+    page = visit.open("#robustness&sample=digit-4")
+    visit.go_to("robustness")
+    blurred = page.locator(".robustness div:has(> h3:text-is('Blurred')) li canvas").last
+    corner = blurred.evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data]")
+    assert corner[3] == 255
+    assert max(corner[:3]) < 16
 
 
 def test_the_strip_of_robustness_asks_a_few_at_a_time(visit: Visit) -> None:

@@ -47,6 +47,36 @@ def test_fields_are_what_gradients_reach(place: tuple[int, int], tmp_path: objec
             assert seen_first + seen_size == first + size or first + size == SIDE, name
 
 
+class ChannelsLast(nn.Module):
+    """Maps whose channels are last for a while, as those of networks from TensorFlow are, and then turned on a side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, (3, 5), 2, 1)
+        self.conv2 = nn.Conv2d(8, 6, 3)
+        self.turned = nn.Conv2d(6, 2, 3)
+        self.classifier = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.conv1(x).permute(0, 2, 3, 1))
+        x = nn.functional.pad(torch.cat([x, x * 2], dim=3), (0, 0, 2, 0, 1, 0))
+        x = self.conv2(x.permute(0, 3, 1, 2))
+        x = self.turned(torch.tanh(x).permute(0, 1, 3, 2))
+        logits: torch.Tensor = self.classifier(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 4)])
+def test_rows_and_columns_are_followed_where_they_change_places(place: tuple[int, int], tiny: StoredVersion) -> None:
+    torch.manual_seed(0)
+    network = ChannelsLast().eval()
+    layers = explained(network, tiny.folder, tiny).layers
+    field = layers.find("conv2").receptive_field
+    assert field is not None
+    assert field.box(*place, SIDE, SIDE) == seen_by_gradient(network, "conv2", *place)
+    assert layers.find("turned").receptive_field is None
+
+
 def test_layers_after_a_mean_see_everything(tiny: StoredVersion) -> None:
     layers = explained(EveryKind(), tiny.folder, tiny).layers
     assert layers.find("pool1").receptive_field is not None
