@@ -6,8 +6,7 @@ The wait is predicted from how fast the queue was seen to empty, whatever it is 
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from model.errors import Limit
 from service.deadline import Deadline
@@ -48,22 +47,26 @@ class Admission:
         self._busy_since = -math.inf
         self._closed: ServiceError | None = None
 
-    @contextmanager
-    def admit(self, count: int, deadline: Deadline) -> Iterator[float]:
-        """Hold places for `count` items that are to be answered by `deadline`; yields when they were let in.
+    def admit(self, count: int, deadline: Deadline) -> float:
+        """Hold places for `count` items that are to be answered by `deadline`, until `release`.
+
+        Returns:
+            When they were let in, monotonic seconds.
 
         Raises:
             QueueFull: there are not so many places, or the answers would come too late; none is held then.
             TooManyImages: there could never be so many.
         """
         self.check(count, deadline)
+        now = self._clock()
         if not self.admitted:
-            self._busy_since = self._clock()
+            self._busy_since = now
         self.admitted += count
-        try:
-            yield self._clock()
-        finally:
-            self.admitted -= count
+        return now
+
+    def release(self, count: int) -> None:
+        """Let `count` places go."""
+        self.admitted -= count
 
     def check(self, count: int, deadline: Deadline) -> None:
         """Refuse `count` items as `admit` would; hold nothing.

@@ -1,13 +1,15 @@
 """The application: the only place where the parts of the service are put together."""
 
+import functools
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.registry import Registry
 from service import problems
@@ -44,6 +46,28 @@ _DESCRIPTION = (
 _EXPOSED = ["ETag", "Retry-After", "Server-Timing", "X-Request-ID"]  # to pages of other origins
 
 
+class Application(FastAPI):
+    """FastAPI, behind what happens around every request.
+
+    It is around FastAPI and not among its own middleware: what takes a shortcut passes that by, and what FastAPI
+    answers on a fault of ours is observed as everything else is.
+    """
+
+    around: Sequence[Middleware] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the application's life."""
+        scope["app"] = self
+        await self._front(scope, receive, send)
+
+    @functools.cached_property
+    def _front(self) -> ASGIApp:
+        front: ASGIApp = super().__call__
+        for layer in reversed(self.around):
+            front = layer.cls(front, *layer.args, **layer.kwargs)
+        return front
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its models are loaded when it starts."""
     metrics = Metrics()
@@ -67,13 +91,12 @@ def create_app(settings: Settings) -> FastAPI:
         await host.close()
         metrics.close()
 
-    app: FastAPI = FastAPIOffline(
+    app = Application(
         title="hubel",
         version=importlib.metadata.version("hubel"),
         description=_DESCRIPTION,
         redoc_url=None,
         docs_url=None,
-        static_url=documentation.FILES,
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -83,11 +106,22 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.access = access = Access(settings, metrics)
     problems.add_handlers(app)
     _add_routes(app, settings)
-    app.add_middleware(predictions.Shortcut)
-    app.add_middleware(LimitBody, settings=settings)
-    app.add_middleware(LetIn, access=access)
-    if settings.origins:
-        app.add_middleware(
+    app.around = [
+        Middleware(ObserveRequests, metrics=metrics),
+        *_other_origins(settings),
+        Middleware(LetIn, access=access),
+        Middleware(LimitBody, settings=settings),
+        Middleware(predictions.Shortcut),
+    ]
+    return app
+
+
+def _other_origins(settings: Settings) -> list[Middleware]:
+    """Return what lets pages of other origins in, where the settings name any."""
+    if not settings.origins:
+        return []
+    return [
+        Middleware(
             CORSMiddleware,
             allow_origins=settings.origins,
             allow_credentials="*" not in settings.origins,
@@ -95,8 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(ObserveRequests, metrics=metrics)
-    return app
+    ]
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
@@ -104,6 +137,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(routes.router, **(key_needed() if settings.asks_for_keys else {}))
     for routes in (health, documentation, page):
         app.include_router(routes.router)
+    app.mount(documentation.FILES, documentation.files())
     app.include_router(health.metrics_router, **(key_needed() if settings.metrics_key is not None else {}))
     if settings.admin_key is not None or settings.asks_for_keys:
         for routes in (administration, archives, comparisons):

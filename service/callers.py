@@ -5,8 +5,6 @@ then. Under a server that tells nothing, only a deadline ends it.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.types import Scope
 
@@ -16,7 +14,7 @@ CALLER = "hubel.caller"  # in a request's scope
 
 
 class Caller:
-    """The other end of a request's connection."""
+    """The other end of a request's connection; what is done for it is done inside of it."""
 
     def __init__(self) -> None:
         self.left = False
@@ -28,26 +26,27 @@ class Caller:
         if self._working is not None:
             self._working.cancel()
 
-    @contextmanager
-    def awaiting(self) -> Iterator[None]:
-        """Cancel what the current task does inside when the caller leaves.
+    def __enter__(self) -> None:
+        """Cancel what the current task does from here on when the caller leaves.
 
         Raises:
             CallerLeft: it has left.
         """
         if self.left:
             raise CallerLeft
-        task = self._working = asyncio.current_task()
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self.left:
-                raise
+        self._working = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Cancel nothing any more.
+
+        Raises:
+            CallerLeft: it has left, and what was done for it was cancelled.
+        """
+        task, self._working = self._working, None
+        if self.left and isinstance(error, asyncio.CancelledError):
             if task is not None:
                 task.uncancel()
             raise CallerLeft from None
-        finally:
-            self._working = None
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -4,7 +4,7 @@ It is a table and no line: what a batch takes by itself, and what an image takes
 in opposite directions.
 """
 
-_DEARER = 1.1  # an image in a batch of twice the size, and larger batches are not worth a try
+_DEARER = 1.05  # an image in a batch of twice the size, and larger batches are not worth a try
 _LONGEST_SECONDS = 0.1  # of a batch, and larger ones are not worth a try: who waits for one waits for all of it
 _CHEAPER = 0.97  # an image in batches of another size, to go over to it
 _TRIAL = 16  # every so many batches one has another size

@@ -24,7 +24,7 @@ _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 def protect(headers: list[tuple[bytes, bytes]], scheme: str) -> None:
     """Add the headers that every answer has; a policy of its own stays as it is."""
     headers.extend(PROTECTION)
-    if not any(name.lower() == _POLICY[0] for name, _ in headers):
+    if _POLICY[0] not in [name.lower() for name, _ in headers]:
         headers.append(_POLICY)
     if scheme == "https":
         headers.append(_HTTPS_ONLY)

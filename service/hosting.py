@@ -9,8 +9,7 @@ loaded are loaded when they are asked for.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
 from model.errors import CorruptCheckpoint, ModelError, ModelNotFound, RegistryUnavailable, VersionNotFound
 from model.manifest import Manifest
@@ -151,18 +150,17 @@ class ModelHost:
         canary = model.wanted.traffic.canary if model else None
         return canary.header if canary else ""
 
-    @asynccontextmanager
-    async def lease(self, version: HostedVersion, seconds: float) -> AsyncIterator[ServedModel]:
-        """Hold a version for a request, loading it first, within `seconds`, where it is not loaded.
+    async def lease(self, version: HostedVersion, seconds: float) -> AbstractContextManager[ServedModel]:
+        """Return a version to be held for a request, loading it first, within `seconds`, where it is not loaded.
+
+        It is to be entered at once, before anything else is awaited.
 
         Raises:
             VersionNotFound: it was removed.
             ModelNotReady: it is not loaded and will not be in time; the message says what to do.
             NoRoom: as many versions are in use as may be loaded.
         """
-        served = await self._bring(version, time.monotonic() + seconds)
-        with served.lease():
-            yield served
+        return await self._bring(version, time.monotonic() + seconds)
 
     async def load(self, name: str, number: int) -> HostedVersion:
         """Load a version if it is not loaded, beside all others if there is no room, and wait until it is ready.

@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.worker_counts import WorkerCounts
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
-_WARM_UP_RUNS = 3  # of each size: the fastest tells what it costs
+_WARM_UP_RUNS, _WARM_UP_SECONDS = 3, 0.03  # at the least, of each size: the fastest tells what it costs
 _LOADING_SECONDS = 300.0
 _AT_ONCE = 2  # more would only share the cores, and add up their memory
 
@@ -166,8 +166,7 @@ class Loader:
         size = 1
         classifier.classify(_blank(classifier, size), spread=True)
         while size <= self._settings.max_batch_size:
-            seconds = min(_time(classifier, size) for _ in range(_WARM_UP_RUNS))
-            if not costs.begin_with(size, seconds):
+            if not costs.begin_with(size, _fastest(classifier, size)):
                 break
             size *= 2
         return costs
@@ -201,9 +200,12 @@ def _blank(classifier: Classifier, count: int) -> Pixels:
     return np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8)
 
 
-def _time(classifier: Classifier, count: int) -> float:
-    """Return the seconds of one batch."""
+def _fastest(classifier: Classifier, count: int) -> float:
+    """Return the seconds of the fastest of a few batches."""
     pixels = _blank(classifier, count)
-    started = time.perf_counter()
-    classifier.classify(pixels)
-    return time.perf_counter() - started
+    taken: list[float] = []
+    while len(taken) < _WARM_UP_RUNS or sum(taken) < _WARM_UP_SECONDS:
+        started = time.perf_counter()
+        classifier.classify(pixels)
+        taken.append(time.perf_counter() - started)
+    return min(taken)

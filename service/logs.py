@@ -1,16 +1,15 @@
 """Logs: one JSON object a line on standard error, from our own code and from the libraries'."""
 
 import datetime as dt
-import json
 import logging
 import sys
 import warnings
 from collections.abc import Mapping
 
 import structlog
+from pydantic_core import to_json
 
 _ACCESS = logging.getLogger("service.access")
-_write_json = json.JSONEncoder().encode
 
 
 def log_access(level: int, fields: Mapping[str, object]) -> None:
@@ -21,7 +20,7 @@ def log_access(level: int, fields: Mapping[str, object]) -> None:
     if _ACCESS.isEnabledFor(level):
         timestamp = dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
         about = {"event": "request", "level": logging.getLevelName(level).lower(), "logger": _ACCESS.name}
-        sys.stderr.write(_write_json({**about, **fields, "timestamp": timestamp}) + "\n")
+        sys.stderr.write(to_json({**about, **fields, "timestamp": timestamp}, ensure_ascii=True).decode("ascii") + "\n")
         sys.stderr.flush()
 
 

@@ -18,8 +18,7 @@ from model import errors as model_errors
 from model.errors import Limit, ModelError
 from service import errors as service_errors
 from service.errors import ModelNotReady, QueueFull, RateLimited, ServiceError, Unauthorized, UnsupportedEncoding
-from service.headers import protect
-from service.middleware import CLIENT_LEFT, REQUEST_ID_HEADER, record_of
+from service.middleware import CLIENT_LEFT, record_of
 from service.schemas import Problem
 from service.settings import Settings, variable_of
 
@@ -187,12 +186,14 @@ def _methods_at(request: Request) -> list[str]:
     ]
 
 
-async def _on_unforeseen(request: Request, error: Exception) -> Response:
-    """Answer what nobody foresaw."""
+def unforeseen_response(request: Request, error: Exception) -> Response:
+    """Answer what nobody foresaw, and tell the log."""
     _log.error("request %s failed: %s", record_of(request.scope).request_id, error, exc_info=error)
     problem = Problem(
         type="urn:hubel:problem:internal-error", title="Something is wrong with the server", status=500, detail=_OURS
     )
-    response = problem_response(request, problem, {REQUEST_ID_HEADER: record_of(request.scope).request_id})
-    protect(response.raw_headers, request.scope["scheme"])  # this is outside of every other middleware
-    return response
+    return problem_response(request, problem)
+
+
+async def _on_unforeseen(request: Request, error: Exception) -> Response:
+    return unforeseen_response(request, error)

@@ -9,9 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,18 +153,18 @@ class ServedModel:
         """Whether no image is being decoded, waits or is computed."""
         return self._admission.admitted == 0
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Keep it from being closed until a request has its answer."""
+    def __enter__(self) -> "ServedModel":
+        """Keep it from being closed until a request has its answer: a lease."""
         self._leases += 1
         self._unused.clear()
-        try:
-            yield
-        finally:
-            self._leases -= 1
-            self.last_used = time.monotonic()
-            if not self._leases:
-                self._unused.set()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End a lease."""
+        self._leases -= 1
+        self.last_used = time.monotonic()
+        if not self._leases:
+            self._unused.set()
 
     def check_room(self, deadline: Deadline) -> None:
         """Refuse a request now that would be refused in any case once its body is read.
@@ -192,21 +191,18 @@ class ServedModel:
             DeadlineExceeded: the answers were not there in time.
         """
         deadline = deadline or Deadline.of(self._settings, time.monotonic())
-        with self._admitted(len(uploads), deadline) as admitted:
-            try:
-                async with asyncio.timeout(deadline.seconds_left):
-                    return await self._predict(uploads, deadline, admitted)
-            except TimeoutError:
-                raise deadline.exceeded() from None
-
-    @contextmanager
-    def _admitted(self, count: int, deadline: Deadline) -> Iterator[float]:
         try:
-            with self._admission.admit(count, deadline) as admitted:
-                yield admitted
+            admitted = self._admission.admit(len(uploads), deadline)
         except QueueFull:
             self._metrics.request_refused()
             raise
+        try:
+            async with asyncio.timeout(deadline.seconds_left):
+                return await self._predict(uploads, deadline, admitted)
+        except TimeoutError:
+            raise deadline.exceeded() from None
+        finally:
+            self._admission.release(len(uploads))
 
     async def drain(self) -> None:
         """Wait until no request holds it."""

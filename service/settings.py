@@ -171,7 +171,7 @@ class Settings(BaseModel):
     decode_threads: int = Field(
         default=0, ge=0, le=256, description="Threads that decode images; 0 divides the cores by the workers."
     )
-    max_batch_size: int = Field(default=8, ge=1, le=256, description="Images in one batch at the most.")
+    max_batch_size: int = Field(default=32, ge=1, le=256, description="Images in one batch at the most.")
     max_queue_size: int = Field(
         default=256, ge=1, le=100_000, description="Images of a model that are being answered at the most."
     )

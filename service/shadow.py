@@ -50,8 +50,8 @@ class ShadowCaller:
             self._drop(ref.name, share.version, "busy")
         else:
             held = ExitStack()  # from now on, so that neither of the two is unloaded meanwhile
-            held.enter_context(served.lease())
-            held.enter_context(shadow.lease())
+            held.enter_context(served)
+            held.enter_context(shadow)
             self._asking = asyncio.get_running_loop().create_task(self._ask(served, shadow, uploads, answers))
             self._asking.add_done_callback(lambda _: held.close())
 

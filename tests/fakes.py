@@ -2,7 +2,8 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from model.architectures.catalog import build_network
 from model.engines.base import Logits
 from model.manifest import Architecture, Calibration
 from model.preprocessing import Pixels, Preprocessing
+from service.admission import Admission
 from service.costs import CostCurve
+from service.deadline import Deadline
 from training.evaluation import evaluate
 from training.publish import Release
 from training.report import Report
@@ -114,6 +117,16 @@ def write_photos(
             paths.append(folder / label / f"{seed}-{number:02}.{suffix}")
             Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
     return paths
+
+
+@contextmanager
+def held_places(admission: Admission, count: int, deadline: Deadline) -> Iterator[float]:
+    """Hold places in a queue; yields since when."""
+    since = admission.admit(count, deadline)
+    try:
+        yield since
+    finally:
+        admission.release(count)
 
 
 class AsLargeAsCanBe(CostCurve):

@@ -70,7 +70,7 @@ async def echo(request: Request) -> Response:
 async def sleep(request: Request) -> Response:
     """Take a while, unless the caller leaves."""
     try:
-        with caller_of(request.scope).awaiting():
+        with caller_of(request.scope):
             await asyncio.sleep(float(request.query_params.get("seconds", "0.1")))
     except CallerLeft:
         request.app.state.left.append("sleep")

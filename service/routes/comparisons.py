@@ -34,7 +34,7 @@ async def compare(
     versions = [host.find(each) for each in refs]
     uploads = await read_uploads(request, settings.max_images_per_request)
     seconds = settings.request_timeout_ms / 1000
-    async with host.lease(versions[0], seconds) as one, host.lease(versions[1], seconds) as other:
+    with await host.lease(versions[0], seconds) as one, await host.lease(versions[1], seconds) as other:
         asked = [(await served.predict(uploads)).results for served in (one, other)]
         pairs = [
             (index, PredictionOut.of(one.classifier.top(ours.probabilities, 1)[0]),

@@ -1,8 +1,9 @@
-"""The page that shows every route, to try out. Its files are served by FastAPIOffline."""
+"""The page that shows every route, to try out. Its files are those of fastapi-offline."""
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 
 from service.headers import POLICY_HEADER, policy_of_page
 
@@ -25,3 +26,8 @@ async def documentation(request: Request) -> HTMLResponse:
     )
     page.headers[POLICY_HEADER] = policy_of_page(bytes(page.body).decode())
     return page
+
+
+def files() -> StaticFiles:
+    """Return what serves the page's files."""
+    return StaticFiles(packages=[("fastapi_offline", "static")])

@@ -61,7 +61,7 @@ async def _answer(request: Request, ref: str, query: AnyQuery, *, of_image: bool
     explainer: Explainer = state.explainer
     record = record_of(request.scope)
     deadline = Deadline.of(settings, record.arrived, query.timeout_ms)
-    with caller_of(request.scope).awaiting():
+    with caller_of(request.scope):
         asked = ModelRef.parse(ref)
         host.find(asked)
         record.model = asked.name
@@ -70,7 +70,7 @@ async def _answer(request: Request, ref: str, query: AnyQuery, *, of_image: bool
         record.images = int(of_image)
         version = host.find(asked)
         record.version = str(version.number)
-        async with host.lease(version, deadline.seconds_left) as served:
+        with await host.lease(version, deadline.seconds_left) as served:
             answer = await explainer.ask(served.version, query, image, deadline)
     record.stages = answer.stages
     timing = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in answer.stages.items())

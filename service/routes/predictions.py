@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.errors import InferenceFailed
@@ -19,7 +20,7 @@ from service.dependencies import Options
 from service.hosting import ModelHost
 from service.middleware import record_of
 from service.openapi import PREDICTION
-from service.problems import FORESEEN, foreseen_response, problem_of
+from service.problems import FORESEEN, foreseen_response, problem_of, unforeseen_response
 from service.schemas import PredictQuery
 from service.served import Answers, ClassifiedImage, Result, ServedModel
 from service.settings import Settings
@@ -67,6 +68,11 @@ class Shortcut:
             response = await _answer(request, ref, _options(scope["query_string"]))
         except FORESEEN as error:
             response = foreseen_response(request, error)
+        except ClientDisconnect:
+            raise
+        except Exception as error:  # as FastAPI does: it is answered, and goes on to whoever serves
+            await unforeseen_response(request, error)(scope, receive, send)
+            raise
         await response(scope, receive, send)
 
 
@@ -91,9 +97,10 @@ async def _answer(request: Request, ref: str, options: PredictQuery) -> Response
     shadows: ShadowCaller = state.shadows
     record = record_of(request.scope)
     deadline = Deadline.of(settings, record.arrived, options.timeout_ms)
-    with caller_of(request.scope).awaiting():
+    with caller_of(request.scope):
         asked = ModelRef.parse(ref)
-        caller = request.headers.get(host.canary_header(asked.name), "")
+        canary_header = host.canary_header(asked.name)
+        caller = request.headers.get(canary_header, "") if canary_header else ""
         version = host.route(asked, caller, record.request_id)
         record.model = asked.name
         if version.served is not None:
@@ -102,7 +109,7 @@ async def _answer(request: Request, ref: str, options: PredictQuery) -> Response
         record.images = len(uploads)
         version = host.route(asked, caller, record.request_id)  # it may be another one by now
         record.version = str(version.number)
-        async with host.lease(version, deadline.seconds_left) as served:
+        with await host.lease(version, deadline.seconds_left) as served:
             answers = await served.predict(uploads, deadline)
             record.stages = answers.stages
             body = await _write_answer(served, answers, options.top_k, record.request_id)

@@ -16,7 +16,7 @@ from service.cores import Cores
 from service.costs import CostCurve
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelNotReady
-from tests.fakes import AsLargeAsCanBe
+from tests.fakes import AsLargeAsCanBe, held_places
 
 pytestmark = pytest.mark.anyio
 
@@ -320,7 +320,7 @@ def test_any_mix_of_requests_gives_each_caller_its_own_answer(
         async def caller(items: list[int], arrival: int) -> list[int | None]:
             for _ in range(arrival):
                 await asyncio.sleep(0)
-            with admission.admit(len(items), LATER):
+            with held_places(admission, len(items), LATER):
                 return values(await batcher.submit(items, LATER, time.monotonic()))
 
         async def leave(task: asyncio.Task[list[int | None]], when: int) -> None:

@@ -21,6 +21,7 @@ from service.cores import Cores
 from service.costs import CostCurve
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelNotReady, QueueFull
+from tests.fakes import held_places
 from tests.virtual_time import Clock, run
 
 TIMEOUT = Limit("timeout_ms", 1000)
@@ -144,7 +145,7 @@ class Simulation:
         await asyncio.sleep(caller.arrives)
         deadline = Deadline(self.clock.now + caller.patience, TIMEOUT)
         try:
-            with admission.admit(caller.images, deadline) as admitted:
+            with held_places(admission, caller.images, deadline) as admitted:
                 async with asyncio.timeout(deadline.seconds_left):
                     await asyncio.sleep(caller.decoding)
                     self.queued[number] = self.clock.now

@@ -12,7 +12,7 @@ async def test_what_is_done_for_a_caller_ends_when_it_leaves() -> None:
     caller, reached = Caller(), asyncio.Event()
 
     async def work() -> None:
-        with caller.awaiting():
+        with caller:
             reached.set()
             await asyncio.sleep(60)
 
@@ -27,13 +27,13 @@ async def test_what_is_done_for_a_caller_ends_when_it_leaves() -> None:
 async def test_nothing_is_begun_for_a_caller_that_has_left() -> None:
     caller = Caller()
     caller.leave()
-    with pytest.raises(CallerLeft), caller.awaiting():
+    with pytest.raises(CallerLeft), caller:
         raise AssertionError
 
 
 async def test_a_caller_that_leaves_after_its_answer_disturbs_nobody() -> None:
     caller = Caller()
-    with caller.awaiting():
+    with caller:
         await asyncio.sleep(0)
     caller.leave()
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_a_task_that_others_cancel_is_cancelled() -> None:
     caller = Caller()
 
     async def work() -> None:
-        with caller.awaiting():
+        with caller:
             await asyncio.sleep(60)
 
     task = asyncio.create_task(work())
@@ -55,7 +55,7 @@ async def test_a_task_that_others_cancel_is_cancelled() -> None:
 
 
 async def test_a_deadline_inside_still_counts() -> None:
-    with Caller().awaiting(), pytest.raises(TimeoutError):
+    with Caller(), pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await asyncio.sleep(60)
 
