@@ -4,10 +4,18 @@ It is a table and no line: what a batch takes by itself, and what an image takes
 in opposite directions.
 """
 
+import math
+import time
+from collections.abc import Callable
+
+_RUNS, _SECONDS = 3, 0.01  # at the least, to measure a size
+_AGREE = 1.1  # the second fastest run, beside the fastest
+_MOST_SECONDS = 0.5  # where no two agree
 _DEARER = 1.05  # an image in a batch of twice the size, and larger batches are not worth a try
 _LONGEST_SECONDS = 0.1  # of a batch, and larger ones are not worth a try: who waits for one waits for all of it
 _CHEAPER = 0.97  # an image in batches of another size, to go over to it
-_TRIAL = 16  # every so many batches one has another size
+_FIRST_TRIAL = 4  # every so many batches one has another size, of which too little is known
+_TRIAL = 16  # and one of which enough is known
 _ENOUGH = 8  # batches of a size tell what it costs
 _FORGOTTEN = 1 / 16  # of what was learned of a size, with every batch of it
 
@@ -59,9 +67,11 @@ class CostCurve:
         It is `most` at the most, and no more than was measured at the start: memory follows the largest batch.
         """
         self._asked += 1
-        turn, rest = divmod(self._asked, _TRIAL)
         size = self._size
-        if not rest and (tried := self._neighbours(size)):
+        others = [other for other in self._neighbours(size) if other <= most]
+        unknown = [other for other in others if self._known(other) == math.inf]
+        turn, rest = divmod(self._asked, _FIRST_TRIAL if unknown else _TRIAL)
+        if not rest and (tried := unknown or others):
             size = tried[turn % len(tried)]
         return min(size or most, most)
 
@@ -71,4 +81,21 @@ class CostCurve:
     def _known(self, size: int) -> float:
         """Return the seconds of an image; without an end where too few batches tell."""
         count, each = self._learned.get(size, (0, 0.0))
-        return each if count >= _ENOUGH else float("inf")
+        return each if count >= _ENOUGH else math.inf
+
+
+def fastest(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of the fastest of a few runs, when another was about as fast.
+
+    The first ones may be slow, one on each thread of the engine, and others use the cores meanwhile.
+    """
+    taken: list[float] = []
+    while (
+        len(taken) < _RUNS
+        or sum(taken) < _SECONDS
+        or (sum(taken) < _MOST_SECONDS and sorted(taken)[1] > _AGREE * min(taken))
+    ):
+        started = clock()
+        run()
+        taken.append(clock() - started)
+    return min(taken)

@@ -1,6 +1,7 @@
 """Bringing versions in and taking them out again, each with a thread of its own. Does not decide which."""
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -16,7 +17,7 @@ from model.preprocessing import ImageLimits, Pixels
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
 from service.cores import Cores
-from service.costs import CostCurve
+from service.costs import CostCurve, fastest
 from service.decoding import Decoders
 from service.errors import ModelNotReady
 from service.hosted import HostedVersion, LoadState
@@ -26,7 +27,6 @@ from service.settings import Settings
 from service.worker_counts import WorkerCounts
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
-_WARM_UP_RUNS, _WARM_UP_SECONDS = 3, 0.03  # at the least, of each size: the fastest tells what it costs
 _LOADING_SECONDS = 300.0
 _AT_ONCE = 2  # more would only share the cores, and add up their memory
 
@@ -166,7 +166,8 @@ class Loader:
         size = 1
         classifier.classify(_blank(classifier, size), spread=True)
         while size <= self._settings.max_batch_size:
-            if not costs.begin_with(size, _fastest(classifier, size)):
+            seconds = fastest(functools.partial(classifier.classify, _blank(classifier, size)))
+            if not costs.begin_with(size, seconds):
                 break
             size *= 2
         return costs
@@ -198,14 +199,3 @@ class Loader:
 
 def _blank(classifier: Classifier, count: int) -> Pixels:
     return np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8)
-
-
-def _fastest(classifier: Classifier, count: int) -> float:
-    """Return the seconds of the fastest of a few batches."""
-    pixels = _blank(classifier, count)
-    taken: list[float] = []
-    while len(taken) < _WARM_UP_RUNS or sum(taken) < _WARM_UP_SECONDS:
-        started = time.perf_counter()
-        classifier.classify(pixels)
-        taken.append(time.perf_counter() - started)
-    return min(taken)

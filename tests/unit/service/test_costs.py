@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.costs import CostCurve
+from service.costs import CostCurve, fastest
 
 
 def measured(*milliseconds: float) -> CostCurve:
@@ -75,9 +75,23 @@ def test_a_few_batches_decide_nothing() -> None:
     assert usual_size(costs) == 2
 
 
-def test_other_sizes_are_tried_now_and_then() -> None:
+def test_other_sizes_are_tried_often_until_enough_is_known_of_them_and_now_and_then_after() -> None:
     costs = measured(5, 4, 5)
+    assert Counter(costs.batch_size(64) for _ in range(160)) == {2: 120, 1: 20, 4: 20}
+    for size in [2, 1, 4] * 8:
+        costs.learn(size, size * 0.004)
     assert Counter(costs.batch_size(64) for _ in range(160)) == {2: 150, 1: 5, 4: 5}
+
+
+def test_a_size_that_is_not_allowed_is_not_tried() -> None:
+    costs = measured(5, 4, 5)
+    assert Counter(costs.batch_size(2) for _ in range(160)) == {2: 120, 1: 40}
+
+
+def test_a_cheaper_size_is_found_within_a_few_hundred_images() -> None:
+    costs = measured(5, 4.9, 4.9, 4.9)
+    load(costs, {1: 0.0066, 2: 0.006, 4: 0.0055, 8: 0.0052}, batches=200, noise=0.1)
+    assert usual_size(costs) == 8
 
 
 @given(most=st.integers(1, 64), seconds=st.lists(st.floats(1e-4, 0.1), max_size=7), seed=st.integers(0, 9))
@@ -96,3 +110,30 @@ def test_no_batch_is_larger_than_allowed_or_than_measured_at_the_start(
 def test_the_first_guess_of_what_an_item_takes_is_a_batch_of_one() -> None:
     assert CostCurve().seconds_per_item == 0
     assert measured(5, 4).seconds_per_item == 0.005
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "found", "runs"),
+    [
+        ([5, 5, 5], 5, 3),
+        ([9, 6, 3.2, 3, 1], 3, 4),  # the first run on each of two threads is slow
+        ([6.6, 6.7, 27, 1], 6.6, 3),
+        ([1] * 10, 1, 10),  # a hundredth of a second in all
+        ([512, 256, 128, 64], 128, 3),  # longer than one waits for two that agree
+        ([100, 80, 60, 40, 300, 20], 40, 5),
+    ],
+)
+def test_a_size_costs_what_its_fastest_run_took_when_another_was_about_as_fast(
+    milliseconds: list[float], found: float, runs: int
+) -> None:
+    now = 0.0
+    left = iter(milliseconds)
+    done = 0
+
+    def run() -> None:
+        nonlocal now, done
+        now += next(left) / 1000
+        done += 1
+
+    assert fastest(run, lambda: now) == pytest.approx(found / 1000)
+    assert done == runs
