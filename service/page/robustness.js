@@ -7,7 +7,7 @@ import { predict } from "./prediction.js";
 import { state } from "./state.js";
 import { View, note } from "./views.js";
 
-const AT_ONCE = 2; // requests
+const AT_ONCE = 4; // requests
 const [SHORT_SIDE, LONG_SIDE] = [320, 640]; // pixels, to which a picture is made small before anything is done to it
 
 const ROWS = [
@@ -53,11 +53,11 @@ async function inTurns(jobs, signal) {
   }));
 }
 
-async function tryOne(item, { name, change, file }, step, base, { ref, predictions: [expected] }, signal) {
+async function tryOne(item, { name, change, file }, step, base, { ref, picture, predictions: [expected] }, signal) {
   const canvas = change(base, step);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", name(step));
-  const blob = await (file ? file(canvas, step) : toBlob(canvas));
+  const blob = await (file ? file(canvas, step) : toBlob(canvas, ...formatOf(picture)));
   replace(item, canvas, el("span", { class: "muted" }, name(step)));
   if (file) draw(canvas, await createImageBitmap(blob)); // what the squeezing has left
   const { predictions } = await predict(ref, blob, { topK: 0, signal });
@@ -69,6 +69,9 @@ async function tryOne(item, { name, change, file }, step, base, { ref, predictio
   item.dataset.held = String(!other);
   item.append(bar, el("span", { class: "value" }, percent(share)), other ? el("span", { class: "other" }, `now ${other}`) : "");
 }
+
+// A photo that came as a JPEG goes on as a good one, in a sixth of the bytes and of the time; anything else as it is.
+const formatOf = ({ blob }) => (blob.type === "image/jpeg" ? ["image/jpeg", 0.97] : ["image/png"]);
 
 function summary(place, label) {
   const items = [...place.querySelectorAll("li")];

@@ -72,7 +72,7 @@ def test_every_view_is_there_within_a_second(visit: Visit) -> None:
         visit.go_to(section)
         times[section] = int(page.locator(f"#{section}").get_attribute("data-ms") or 0)
     print(f"\nmilliseconds of each view: {times}")
-    assert max(ms for section, ms in times.items() if section != "robustness") < VIEW_LIMIT_MS
+    assert max(times.values()) < VIEW_LIMIT_MS
 
 
 def test_the_main_views_are_reached_with_the_keyboard_alone(visit: Visit) -> None:

@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Request
 
 from benchmarks.server import Server
 from tests.pages import Visit
@@ -314,10 +315,23 @@ def test_a_blur_leaves_the_edges_of_a_picture_as_dark_as_they_are(visit: Visit) 
 
 def test_the_strip_of_robustness_asks_a_few_at_a_time(visit: Visit) -> None:
     page = visit.open("#robustness&sample=digit-4")
-    under_way: list[int] = [0, 0]
-    page.on("request", lambda request: under_way.__setitem__(0, under_way[0] + ("top_k=0" in request.url)))
+    under_way: set[Request] = set()
+    at_once: list[int] = []
+
+    def begin(request: Request) -> None:
+        if "top_k=0" in request.url:
+            under_way.add(request)
+            at_once.append(len(under_way))
+
+    def end(request: Request) -> None:
+        under_way.discard(request)
+
+    page.on("request", begin)
+    page.on("requestfinished", end)
     visit.go_to("robustness")
     said = visit.see("#robustness .status", r"first answer in \d+ of 28")
+    assert len(at_once) >= 28
+    assert 1 < max(at_once) <= 4 + 2, "other views ask too"
     assert page.locator(".robustness li .value").count() == 28
     unchanged = page.locator(".robustness li", has_text=re.compile(r"^(0°|sharp|100 %)"))
     assert all("now" not in text for text in unchanged.all_inner_texts())
