@@ -207,7 +207,10 @@ class KeyStore:
                 stamp = _stamp_of(self._path)  # what is written from here on is read next time
                 if stamp == self._stamp:
                     return self.ring
-                keys += read_keys(self._path.read_text(encoding="utf-8"), source)
+                text = self._path.read_text(encoding="utf-8")
+                if not text and self._stamp:  # whoever writes it anew has emptied it and is not done
+                    raise SettingsError(f"the file of keys {source} is empty: to have no key, leave a comment in it")
+                keys += read_keys(text, source)
             ring = KeyRing(keys)
         except OSError as error:
             raise SettingsError(f"the file of keys {source} cannot be read: {error.strerror}") from error

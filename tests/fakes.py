@@ -110,7 +110,7 @@ def write_photos(
         for number in range(count):
             if same and paths:
                 paths.append(folder / label / f"{seed}-{number:02}.{suffix}")
-                paths[-1].write_bytes(paths[0].read_bytes())
+                paths[-1].hardlink_to(paths[0])
                 continue
             pixels = generator.integers(0, 120, (side, side, 3))
             pixels[..., 2 - target % 3] += 100

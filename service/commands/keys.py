@@ -97,7 +97,7 @@ def _edit(file: Path, change: Callable[[list[str]], list[str]]) -> None:
             before = file.stat() if file.exists() else None
             text = _read(file) if before else ""
             lines = [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
-            changed = "".join(change(lines))
+            changed = "".join(change(lines) or [_HEAD])  # an empty file would change nothing
             KeyRing(read_keys(changed, str(file)))
             written = write_temporary(file.parent, changed)
             written.chmod(0o600 | (stat.S_IMODE(before.st_mode) & 0o040 if before else 0))

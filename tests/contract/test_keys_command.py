@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hubel import app
 from service.errors import SettingsError
-from service.keys import KeyRing, Role, read_keys
+from service.keys import KeyRing, KeyStore, Role, read_keys
 
 
 def keys(*arguments: str | Path, **variables: str) -> Result:
@@ -60,6 +60,14 @@ def test_a_key_is_removed_and_all_else_stays(file: Path) -> None:
     assert file.read_text().splitlines() == [line for line in before if not line.startswith("phone ")]
     with pytest.raises(SettingsError, match="no key of the name 'phone'"):
         keys("remove", "phone", "--file", file)
+
+
+def test_the_last_key_of_a_file_without_a_comment_is_refused_once_it_is_removed(file: Path) -> None:
+    file.write_text(keys("new", "phone").stdout.splitlines()[1])
+    store = KeyStore([], file)
+    keys("remove", "phone", "--file", file)
+    store.refresh()
+    assert not list(store.ring)
 
 
 def test_the_list_shows_no_digest(file: Path) -> None:

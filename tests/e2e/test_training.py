@@ -155,6 +155,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(photos: Path, tmp_path: Path
     size = ("--size", "512", "--registry", "registry", "--runs", "runs")  # seconds a step
     child = start("train", photos, *size, cwd=tmp_path)
     child.wait_until(lambda: bool(events(tmp_path, "begin")))
+    child.process.join(0.3)  # the first step begins
     deadline = time.monotonic() + DEADLINE_SECONDS
     while child.process.is_alive() and time.monotonic() < deadline:
         child.signal(signal.SIGINT)
@@ -164,8 +165,8 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(photos: Path, tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_a_stop_while_images_are_read_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    first, *others = write_photos(tmp_path / "photos", ("a", "b"), count=12, side=3000, same=True)
-    assert len(others) == 23
+    first, *others = write_photos(tmp_path / "photos", ("a", "b"), count=40, side=3000, same=True)
+    assert len(others) == 79
     child = start("train", "photos", *SHORT, cwd=tmp_path)
     child.wait_until((tmp_path / "runs" / "photos" / "scratch").exists)
     child.signal(number)

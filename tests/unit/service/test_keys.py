@@ -193,7 +193,7 @@ def test_a_change_of_the_file_is_followed_and_a_broken_one_changes_nothing(
     store.refresh()
     assert names(store) == {"phone", "desk"}
 
-    for broken in (f"{phone}\n{desk}\n{SECRET_LOOKING}\n", None, f"{phone}\n{phone}\n"):
+    for broken in (f"{phone}\n{desk}\n{SECRET_LOOKING}\n", None, "", f"{phone}\n{phone}\n"):
         file.unlink(missing_ok=True)
         if broken is not None:
             file.write_text(broken)
