@@ -173,7 +173,7 @@ def test_whoever_is_stopped_has_published_nothing(
     child = start("optimize", "tiny", photos, "--registry", tiny_root, cwd=tmp_path)
     child.wait_until(lambda: bool(list((tiny_root / "tiny").glob(".staging-*/model.onnx"))))
     child.signal(number)
-    assert child.wait() == 130
+    assert child.wait() == 130, child.stderr
     assert child.stderr.splitlines() == ["hubel: stopped; nothing was published"]
     assert sorted(tiny_root.rglob("*")) == before
 
