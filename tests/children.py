@@ -100,6 +100,7 @@ def _run(
 
     os.chdir(cwd)
     os.environ.update(variables)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and all they start
     for number, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     if file_bytes is not None:

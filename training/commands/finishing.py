@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -41,32 +40,15 @@ def require_torch(command: str, package: str = "torch") -> None:
 
 
 @contextmanager
-def stoppable(left: Callable[[], str]) -> Iterator[Callable[[], None]]:
+def stoppable(left: Callable[[], str]) -> Iterator[None]:
     """Let SIGTERM tidy up as Ctrl-C does, and end both with a line instead of a traceback.
-
-    Gives what is to be called before anything is published: it stops where a stop was asked for and came to nothing.
-    Python drops an exception that a signal raises within a destructor or a library's callback.
 
     Args:
         left: says what there is of the work that was stopped.
     """
-    asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.default_int_handler(number, frame)
-
-    def go_on() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as where a shell without job control starts it with &
-            signal.signal(number, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield go_on
+        yield
     except (KeyboardInterrupt, Interrupted) as error:
         if (rank := os.environ.get("RANK", "0")) == "0":
             typer.echo(f"hubel: {str(error) or 'stopped'}; {left()}", err=True)
@@ -74,8 +56,7 @@ def stoppable(left: Callable[[], str]) -> Iterator[Callable[[], None]]:
             typer.echo(f"hubel: process {rank}: {str(error) or 'stopped'}", err=True)
         raise typer.Exit(_STOPPED) from error
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def publish_release(store: Registry, release: "Release", alias: str | None, otherwise: str = "") -> None:

@@ -73,7 +73,7 @@ def optimize(
     check_destination(store, version.name, alias)
     console = Console(stderr=as_json)
     progress = "nothing was published"
-    with stoppable(lambda: progress) as go_on, tempfile.TemporaryDirectory() as work:
+    with stoppable(lambda: progress), tempfile.TemporaryDirectory() as work:
         from training.optimize import check_reducible, publish_reduced, stage_reduced
         from training.photos import Wish, gather
         from training.precision import CALIBRATION_IMAGES, Goal, list_figures
@@ -93,7 +93,6 @@ def optimize(
                 headings = (f"{found.base} on {found.images:,} images", "fp32", found.precision, "change")
                 console.print(tabulate(headings, list_figures(found)))
             if not found.refusal:
-                go_on()
                 progress = f"'hubel models list' tells whether {version.name} has a new version"
                 published = publish_reduced(store, candidate, alias)
                 found = found.model_copy(update={"published": str(published)})

@@ -150,7 +150,7 @@ def train_and_publish(
         kept = f"its checkpoint is kept, go on with --resume ({checkpoint})"
         return kept if checkpoint.exists() else "it had come to no checkpoint"
 
-    with stoppable(left) as go_on:
+    with stoppable(left):
         from training.distributed import joined
         from training.progress import Display
         from training.run import Run
@@ -162,7 +162,6 @@ def train_and_publish(
             try:
                 release = Run(job, folder, group, display).release(name)
                 if release is not None:
-                    go_on()
                     publish_release(store, release, alias, "; go on with --resume" if checkpoint.exists() else "")
                     folder.finish()
             finally:
