@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.errors import ImageTooLarge, InvalidImage, Limit, UnsupportedFormat
 from model.native import silence_libtiff
+from model.plain_png import decode_plain_png
 from model.structure import BoundedFile, check_file, coefficient_bytes, decoded_bytes, has_second_directory
 
 DECODE_POLICY: Final = 1
@@ -172,6 +173,12 @@ def prepare_in_steps(
     Yields:
         Bytes that the next step holds at its worst, whatever the steps before it held.
     """
+    plain = decode_plain_png(data)
+    if plain is not None:
+        check_size(*plain.size, limits)
+        applied = list[str]()
+        small = _resample(_convert(plain, preprocessing.mode, applied), 1, preprocessing)
+        return _prepared(small, preprocessing, ImageFacts(*plain.size, "PNG", tuple(applied)))
     opened = _open(data, limits)
     image_format = opened.format or "unknown"
     # Decoders raise nearly every built-in exception on hostile bytes, also while reading EXIF;
@@ -190,8 +197,11 @@ def prepare_in_steps(
         applied.append(f"exif_orientation_{orientation}")
     if _has_second_frame(data, opened):
         applied.append("first_frame")
-    pixels = np.asarray(small, dtype=np.uint8).reshape(preprocessing.shape)
-    return PreparedImage(pixels, ImageFacts(width, height, image_format, tuple(applied)))
+    return _prepared(small, preprocessing, ImageFacts(width, height, image_format, tuple(applied)))
+
+
+def _prepared(image: Image.Image, preprocessing: Preprocessing, facts: ImageFacts) -> PreparedImage:
+    return PreparedImage(np.asarray(image, dtype=np.uint8).reshape(preprocessing.shape), facts)
 
 
 def decode_whole(data: bytes, limits: ImageLimits) -> Pixels:

@@ -1,5 +1,6 @@
 """The application: the only place where the parts of the service are put together."""
 
+import asyncio
 import functools
 import importlib.metadata
 import os
@@ -82,8 +83,10 @@ def create_app(settings: Settings) -> FastAPI:
         follower = Follower(host, CanaryWatch(registry, metrics), board, settings.registry_poll_seconds)
         await host.start()
         follower.start()
+        telling = asyncio.create_task(metrics.keep_telling())
         app.state.access.keys.start()
         yield
+        telling.cancel()
         await app.state.access.keys.close()
         await follower.close()
         await shadows.close()

@@ -4,7 +4,10 @@ With several workers prometheus_client keeps its values in files of a shared fol
 `PROMETHEUS_MULTIPROC_DIR` names and which must be set before this module is imported.
 """
 
+import asyncio
+import logging
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.batching import Dropped
 from service.lifecycle import lives
+from service.tallies import GaugeTally, HistogramTally
 from service.traffic import Totals
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -24,7 +28,9 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _MODEL = ("model", "version")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DIFFERENCES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_TELL_SECONDS = 0.2  # between what is told to the other workers
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -35,7 +41,9 @@ class Metrics:
         if self._shared:
             _forget_the_dead(Path(os.environ[MULTIPROCESS_VARIABLE]))
         self._registry = registry = CollectorRegistry()
-        self._of_requests: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_requests: dict[tuple[str, str, str, int], HistogramTally] = {}
+        self._of_models: dict[tuple[str, str], ModelMetrics] = {}
+        self._telling = threading.Lock()
         if not self._shared:
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
@@ -195,16 +203,21 @@ class Metrics:
     def for_model(self, model: str, version: int) -> "ModelMetrics":
         """Return the collectors of one version, so that no label is looked up on the way of a request."""
         labels = (model, str(version))
+        if labels not in self._of_models:
+            self._of_models[labels] = self._make_for_model(labels)
+        return self._of_models[labels]
+
+    def _make_for_model(self, labels: tuple[str, str]) -> "ModelMetrics":
         return ModelMetrics(
-            decode_seconds=self.decode_seconds.labels(*labels),
-            queue_seconds=self.queue_seconds.labels(*labels),
+            decode_seconds=HistogramTally(self.decode_seconds.labels(*labels)),
+            queue_seconds=HistogramTally(self.queue_seconds.labels(*labels)),
             inference_seconds=self.inference_seconds.labels(*labels),
             batch_size=self.batch_size.labels(*labels),
             images=self.images.labels(*labels),
             batches=self.batches.labels(*labels),
             dropped={reason: self.dropped.labels(*labels, reason) for reason in Dropped},
             overload_refusals=self.overload_refusals.labels(*labels),
-            queue_length=self.queue_length.labels(*labels),
+            queue_length=GaugeTally(self.queue_length.labels(*labels)),
             engine_failures=self.engine_failures,
             rejected_images=self.rejected_images,
             labels=labels,
@@ -213,13 +226,27 @@ class Metrics:
     def request_ended(self, route: str, model: str, version: str, status: int, seconds: float) -> None:
         """Count a request; the series of its labels are looked up once."""
         labels = (route, model, version, status)
-        series = self._of_requests.get(labels)
-        if series is None:
+        tally = self._of_requests.get(labels)
+        if tally is None:
             of_route = (route, model, version)
-            series = self.requests.labels(*of_route, str(status)), self.request_seconds.labels(*of_route)
-            self._of_requests[labels] = series
-        series[0].inc()
-        series[1].observe(seconds)
+            counter, histogram = self.requests.labels(*of_route, str(status)), self.request_seconds.labels(*of_route)
+            tally = self._of_requests[labels] = HistogramTally(histogram, counter)
+        tally.observe(seconds)
+
+    async def keep_telling(self) -> None:
+        """Tell what has happened every now and then, for the other workers to know it."""
+        while True:
+            await asyncio.sleep(_TELL_SECONDS)
+            try:
+                self.tell()
+            except OSError as error:  # no room for the workers' files: what was to be told is lost
+                _log.error("metrics cannot be written: %s", error)
+
+    def tell(self) -> None:
+        """Tell prometheus_client what has happened so far; from any thread."""
+        with self._telling:
+            for tally in (*self._of_requests.values(), *self._of_models.values()):
+                tally.tell()
 
     def totals(self, model: str) -> dict[int, Totals]:
         """Return what each version of a model has answered so far, summed over the workers."""
@@ -238,6 +265,8 @@ class Metrics:
 
     def forget(self, model: str, version: str) -> None:
         """Drop the series of a version that is gone; several workers' files keep theirs until the service stops."""
+        self.tell()
+        self._of_models.pop((model, version), None)
         if self._shared:
             self.ready.labels(model, version).set(0)
             self.failed.labels(model, version).set(0)
@@ -252,6 +281,7 @@ class Metrics:
         return generate_latest(self._source())
 
     def _source(self) -> CollectorRegistry:
+        self.tell()
         if not self._shared:
             return self._registry
         summed = CollectorRegistry()
@@ -259,7 +289,8 @@ class Metrics:
         return summed
 
     def close(self) -> None:
-        """Take this process's gauges out of the sums."""
+        """Tell what is untold, and take this process's gauges out of the sums."""
+        self.tell()
         if self._shared:
             prometheus_multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
@@ -276,18 +307,23 @@ def _forget_the_dead(folder: Path) -> None:
 class ModelMetrics:
     """The collectors of one version; the observer of its batcher."""
 
-    decode_seconds: Histogram
-    queue_seconds: Histogram
+    decode_seconds: HistogramTally
+    queue_seconds: HistogramTally
     inference_seconds: Histogram
     batch_size: Histogram
     images: Counter
     batches: Counter
     dropped: dict[Dropped, Counter]
     overload_refusals: Counter
-    queue_length: Gauge
+    queue_length: GaugeTally
     engine_failures: Counter
     rejected_images: Counter
     labels: tuple[str, str]
+
+    def tell(self) -> None:
+        """Tell prometheus_client what it was not told at once."""
+        for tally in (self.decode_seconds, self.queue_seconds, self.queue_length):
+            tally.tell()
 
     def image_rejected(self, error: str) -> None:
         """Note an image that could not be decoded; `error` is the class of what is wrong with it."""

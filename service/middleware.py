@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import re
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.errors import Limit
 from service.errors import BodyTooLarge, QueueFull
 from service.headers import protect
-from service.logs import log_access
+from service.logs import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -23,6 +24,7 @@ _ID = REQUEST_ID_HEADER.lower().encode()
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TAKES_ARCHIVES = ("POST", "/v1/models")
+_random_bits = random.Random(os.urandom(16)).getrandbits  # noqa: S311  an id is no secret
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics"})
 
 
@@ -76,6 +78,7 @@ class ObserveRequests:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self._log = AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -83,7 +86,7 @@ class ObserveRequests:
             await self.app(scope, receive, send)
             return
         given = header_of(scope, _ID).decode("latin-1")
-        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex())
+        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else f"{_random_bits(128):032x}")
         scope[_RECORD] = record
         status = 500
 
@@ -124,7 +127,7 @@ class ObserveRequests:
         }
         for stage, spent in record.stages.items():
             fields[f"{stage}_seconds"] = round(spent, 6)
-        log_access(logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO, fields)
+        self._log.tell(logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO, fields)
 
 
 class LimitBody:

@@ -9,6 +9,7 @@ import asyncio
 import enum
 import logging
 import select
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.callers import CALLER, Caller, caller_of
+from service.cycle import Answer, Cycle
 from service.settings import Settings
 from service.worker_counts import WorkerCounts
 
@@ -30,7 +32,6 @@ MAX_LAST_WORDS = 100  # connections that are given this time at once
 SPARED_SECONDS = 0.2  # who has waited for less makes no room for others: its request may be on its way
 FAREWELL_SECONDS = 0.5  # that idle connections are still listened to when the process stops
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKS_COST = 8  # bytes of framing for a byte of body, at the most: a chunk of one byte has five
 _log = logging.getLogger(__name__)
 
@@ -51,49 +52,6 @@ class Refused(Exception):
         super().__init__(text)
         self.reason = reason
         self.status = status
-
-
-class _Answer:
-    """What a request has for a transport: the head of an answer waits for what follows, and goes with it.
-
-    The transport sends whatever it is given at once: in two pieces, an answer costs sender and reader twice as much.
-    """
-
-    def __init__(self, connection: "Connection") -> None:
-        self.is_closing = connection.transport.is_closing
-        self._transport = connection.transport
-        self._end = connection.transport.close
-        self._head: bytes | None = None
-        self._has_head_out = False
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the answer, or keep it if it is the head."""
-        if self._has_head_out or data == _CONTINUE:
-            self._transport.write(data)
-        elif self._head is None:
-            self._head = data
-        else:
-            self._transport.writelines((self._head, data))
-            self._has_head_out = True
-
-    def flush(self) -> None:
-        """Send the head, if nothing follows it."""
-        if self._head is not None and not self._has_head_out:
-            self._transport.write(self._head)
-            self._has_head_out = True
-
-    def close(self) -> None:
-        """End the connection behind the answer."""
-        self.flush()
-        self._end()
-
-
-class _LastAnswer(_Answer):
-    """What the last request of a connection has: the connection closes when the answer can have been read."""
-
-    def __init__(self, connection: "Connection") -> None:
-        super().__init__(connection)
-        self._end = connection.close_after_answer
 
 
 class Traffic(ServerState):
@@ -285,12 +243,42 @@ class Connection(HttpToolsProtocol):
             if self.scope["method"] == "CONNECT":
                 raise Refused("invalid", 400, "This is not a proxy.")
             return  # `_without_upgrade` begins it again
-        super().on_headers_complete()
+        self._take_in_head()
         self.stage, self.since = Stage.BODY, self.traffic.now
         self.traffic.waiting.pop(self, None)
-        self.cycle.transport = cast("asyncio.Transport", _Answer(self))
+        before, self.cycle = self.cycle, self._make_cycle()
         if self.traffic.stopping or not self.cycle.keep_alive:
             self._make_last(self.cycle)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _take_in_head(self) -> None:
+        """Note what a request asks for."""
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = target.path
+        self.scope["query_string"] = target.query or b""
+
+    def _make_cycle(self) -> Cycle:
+        return Cycle(
+            scope=self.scope,
+            transport=cast("asyncio.Transport", Answer(self.transport, self.transport.close)),
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body in."""
@@ -325,7 +313,7 @@ class Connection(HttpToolsProtocol):
         """Go on to the next request."""
         self.server_state.total_requests += 1
         if self._answering is not None:
-            cast("_Answer", self._answering.transport).flush()
+            cast("Answer", self._answering.transport).flush()
         self._answering = None
         if self.transport.is_closing() or self in self.traffic.ending:
             return
@@ -348,7 +336,7 @@ class Connection(HttpToolsProtocol):
 
     def _make_last(self, cycle: RequestResponseCycle) -> None:
         cycle.keep_alive = False
-        cycle.transport = cast("asyncio.Transport", _LastAnswer(self))
+        cycle.transport = cast("asyncio.Transport", Answer(self.transport, self.close_after_answer))
 
     def close_after_answer(self) -> None:
         """End with the answer that is written; a body that is still on its way is let come, and passed over."""
