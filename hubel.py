@@ -6,20 +6,32 @@
 import importlib.metadata
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from model.errors import ModelError
 from service import cli as service_cli
-from service.client import Client
 from service.commands.models import models_app
 from service.errors import ServiceError
 from service.settings import read_variables
 from training import cli as training_cli
 from training.errors import TrainingError
 
+if TYPE_CHECKING:
+    from service.client import Client
+
 __all__ = ["Client", "main"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the client when it is asked for: no command waits for it."""
+    if name == "Client":
+        from service.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 app = typer.Typer(
     name="hubel",

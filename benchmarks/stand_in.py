@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from fastapi import FastAPI
@@ -85,6 +86,10 @@ class StandIn:
         """End what can be stopped."""
         self._stopped.set()
 
+    def release(self) -> None:
+        """Give back what the other engine has taken."""
+        self._engine.release()
+
     def _misbehave(self, pixels: Pixels) -> None:
         if self._chance.random() < self._behaviour.failing_share:
             raise RuntimeError("a fault by chance")
@@ -104,8 +109,8 @@ def create_worker_app() -> FastAPI:
 
     behaviour = Behaviour.of(os.environ)
 
-    def open_stand_in(version: StoredVersion, candidate: Candidate, threads: int) -> Engine:
-        return StandIn(open_engine(version, candidate, threads), behaviour)
+    def open_stand_in(version: StoredVersion, candidate: Candidate, threads: int, shared: Path | None) -> Engine:
+        return StandIn(open_engine(version, candidate, threads, shared), behaviour)
 
     classifier.open_engine = open_stand_in  # type: ignore[attr-defined]  # it is not its own, but what it calls
     return app.create_worker_app()

@@ -75,7 +75,7 @@ def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:
     failures: list[ModelError] = []
     for candidate in fastest_first(version, choice):
         try:
-            engine = open_engine(version, candidate, choice.threads_of(candidate.engine))
+            engine = open_engine(version, candidate, choice.threads_of(candidate.engine), choice.shared)
             check_golden(engine, golden, version.manifest)
         except ModelError as error:
             failures.append(error)

@@ -21,6 +21,7 @@ from service.costs import CostCurve, fastest
 from service.decoding import Decoders
 from service.errors import ModelNotReady
 from service.hosted import HostedVersion, LoadState
+from service.memory import release_memory
 from service.metrics import Metrics
 from service.served import ServedModel
 from service.settings import Settings
@@ -170,6 +171,9 @@ class Loader:
             if not costs.begin_with(size, seconds):
                 break
             size *= 2
+        classifier.engine.release()  # what the largest batches have needed may never be needed again
+        release_memory()
+        classifier.classify(_blank(classifier, 1), spread=True)
         return costs
 
     async def _unload(self, version: HostedVersion) -> None:

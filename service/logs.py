@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-import structlog
 from pydantic_core import to_json
+
+from service.log_lines import JsonLines
 
 _ACCESS = logging.getLogger("service.access")
 
@@ -47,33 +48,9 @@ def configure_logs(level: str) -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     for library in ("aiobotocore", "botocore"):  # where they have found credentials is not our news
         logging.getLogger(library).setLevel(logging.WARNING)
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )

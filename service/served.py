@@ -229,8 +229,11 @@ class ServedModel:
         self._own_thread.shutdown(wait=False)
 
     def _release(self) -> None:
-        del self.classifier
-        release_memory()
+        try:
+            self.classifier.engine.release()
+        finally:
+            del self.classifier
+            release_memory()
 
     async def _predict(self, uploads: Sequence[Upload], deadline: Deadline, admitted: float) -> Answers:
         started = time.perf_counter()

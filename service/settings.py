@@ -99,7 +99,7 @@ class Settings(BaseModel):
         default="auto", description="Serving processes; auto is one for each core, 8 at the most, and one for a GPU."
     )
     worker_folder: Path | None = Field(
-        default=None, description="Folder where several workers tell how they stand; made by `hubel serve`."
+        default=None, description="Folder where several workers tell how they stand, and map the same weights; made by `hubel serve`."
     )
     tls_cert: Path | None = Field(
         default=None,
@@ -365,7 +365,13 @@ class Settings(BaseModel):
     def engine_choice(self) -> EngineChoice:
         """What may run a version in this process."""
         return EngineChoice(
-            self.engine, self.device, self.cores, self.measure_engines, self.cache, share=self.share_of_cores
+            self.engine,
+            self.device,
+            self.cores,
+            self.measure_engines,
+            self.cache,
+            shared=self.worker_folder / "networks" if self.worker_folder else None,
+            share=self.share_of_cores,
         )
 
     @property

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from service.log_lines import JsonLines
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FORCED = 1  # the exit code when a worker had to be killed
 
@@ -294,25 +296,10 @@ class Supervisor:
                 worker.kill()
 
 
-class _Lines(logging.Formatter):
-    """JSON lines as those of the workers, without their libraries."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "event": record.getMessage(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "timestamp": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
-        }
-        if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told)
-
-
 def supervise(plan: Plan) -> int:
     """Supervise, and log as the workers do; return the exit code."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(JsonLines())
     logging.basicConfig(level=plan.log_level.upper(), handlers=[handler])
     return Supervisor(plan).run()
 

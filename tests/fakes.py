@@ -72,6 +72,9 @@ class FakeEngine:
     def stop(self) -> None:
         """It never takes long."""
 
+    def release(self) -> None:
+        """It holds nothing."""
+
 
 def noise(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """An image in which no part looks like another."""

@@ -36,3 +36,7 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Ask the runs that are under way to end with an exception; from any thread, without waiting."""
         ...
+
+    def release(self) -> None:
+        """Give back the memory that runs have needed, as far as the runtime can; the next ones take it anew."""
+        ...

@@ -64,6 +64,9 @@ class OpenVinoEngine:
         for runs in (self._runs, self._spread):
             runs.cancel()
 
+    def release(self) -> None:
+        """Do nothing: what a compiled network has taken, it keeps."""
+
 
 class _Compiled:
     """A compiled network and its requests: as many as runs have gone on at once."""

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.checkpoint import NETWORK
 from model.engines.base import Engine
 from model.errors import EngineUnavailable
 from model.registry import StoredVersion
@@ -30,6 +31,7 @@ class EngineChoice:
         threads: what a run may have at the most, and how many runs go on at once.
         measure: whether auto takes the engine that was measured to be the fastest; else the first in a fixed order.
         cache: folder where measurements are kept; the user's own if None.
+        shared: folder of this machine where processes that load the same versions map the same weights; None: each its own.
         share: threads of torch, which takes all of them for every run, where several processes serve; 0 for `threads`.
     """
 
@@ -38,6 +40,7 @@ class EngineChoice:
     threads: int = 1
     measure: bool = False
     cache: Path | None = None
+    shared: Path | None = None
     share: int = 0
 
     def threads_of(self, engine: str) -> int:
@@ -86,8 +89,14 @@ def candidates(choice: EngineChoice, offered: tuple[str, ...]) -> list[Candidate
     return fitting
 
 
-def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> Engine:
+def open_engine(version: StoredVersion, candidate: Candidate, threads: int, shared: Path | None = None) -> Engine:
     """Load a version onto one engine.
+
+    Args:
+        version: which one.
+        candidate: the engine and its device.
+        threads: as `EngineChoice` says.
+        shared: as `EngineChoice` says.
 
     Raises:
         EngineUnavailable: the device is not there.
@@ -96,7 +105,8 @@ def open_engine(version: StoredVersion, candidate: Candidate, threads: int) -> E
     if candidate.engine == "onnx":
         from model.engines.onnx import OnnxEngine
 
-        return OnnxEngine(version.folder, threads)
+        weights = shared / version.manifest.files[NETWORK].sha256 if shared is not None else None
+        return OnnxEngine(version.folder, threads, weights)
     if candidate.engine == "openvino":
         from model.engines.openvino import OpenVinoEngine
 

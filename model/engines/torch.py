@@ -64,6 +64,9 @@ class TorchEngine:
     def stop(self) -> None:
         """Do nothing: torch has no way to stop a run."""
 
+    def release(self) -> None:
+        """Do nothing: on a CPU the allocator is told to keep memory, on a GPU batches have theirs for good."""
+
     def _forward(self, pixels: Tensor) -> Tensor:
         # A copy of the weights in bf16 that is kept from one run to the next would not be recorded in a graph.
         kind = torch.device(self.device).type

@@ -46,6 +46,9 @@ class Faulty:
         self.stopped = True
         self.free.set()
 
+    def release(self) -> None:
+        """It holds nothing."""
+
     def run(self, classifier: Classifier, pixels: Pixels) -> Probabilities:
         self.batches.append(len(pixels))
         if not self.free.wait(30):

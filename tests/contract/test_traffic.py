@@ -54,6 +54,9 @@ class Telling:
     def stop(self) -> None:
         """It never takes long."""
 
+    def release(self) -> None:
+        """It holds nothing."""
+
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> dict[int, Telling]:

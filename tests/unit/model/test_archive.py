@@ -204,10 +204,10 @@ def test_a_network_that_does_not_load_is_not_published(packed: bytes, target: Re
 def test_an_engine_that_lacks_a_package_here_does_not_stop_another(
     packed: bytes, target: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(version: StoredVersion, candidate: Candidate, threads: int) -> Engine:
+    def refuse(version: StoredVersion, candidate: Candidate, threads: int, shared: Path | None) -> Engine:
         if candidate.engine == "torch":
             raise EngineUnavailable("timm is not installed")
-        return open_engine(version, candidate, threads)
+        return open_engine(version, candidate, threads, shared)
 
     monkeypatch.setattr(classifier, "open_engine", refuse)
     assert read_archive(io.BytesIO(packed), target).number == 1

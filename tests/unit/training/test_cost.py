@@ -84,6 +84,9 @@ class Runner:
     def stop(self) -> None:
         """It never takes long."""
 
+    def release(self) -> None:
+        """It holds nothing."""
+
 
 def test_two_engines_run_in_turns_and_each_as_it_would_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)

@@ -56,6 +56,9 @@ class ScriptedEngine:
     def stop(self) -> None:
         """It never takes long."""
 
+    def release(self) -> None:
+        """It holds nothing."""
+
 
 def script(monkeypatch: pytest.MonkeyPatch, *engines: ScriptedEngine) -> None:
     """Let the n-th version that is loaded answer by the n-th engine."""
