@@ -109,7 +109,7 @@ def create_worker_app() -> FastAPI:
 
     behaviour = Behaviour.of(os.environ)
 
-    def open_stand_in(version: StoredVersion, candidate: Candidate, threads: int, shared: Path | None) -> Engine:
+    def open_stand_in(version: StoredVersion, candidate: Candidate, threads: int, shared: Path | None = None) -> Engine:
         return StandIn(open_engine(version, candidate, threads, shared), behaviour)
 
     classifier.open_engine = open_stand_in  # type: ignore[attr-defined]  # it is not its own, but what it calls

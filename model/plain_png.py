@@ -12,7 +12,9 @@ from PIL import Image
 
 MAX_PIXELS = 2**18  # beyond it, opening costs nothing beside decoding
 
-_START = struct.Struct(">8sI4sIIBBBBBI")  # the signature and the first chunk. Source: PNG, third edition, 5.2 and 11.2.1
+_START = struct.Struct(
+    ">8sI4sIIBBBBBI"
+)  # the signature and the first chunk. Source: PNG, third edition, 5.2 and 11.2.1
 _HEAD = struct.Struct(">I4s")
 _CHECKSUM = struct.Struct(">I")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -9,10 +9,12 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from model import errors as model_errors
@@ -23,7 +25,6 @@ from service.errors import ModelNotReady, QueueFull
 from service.explaining_messages import LEAVE_OFF, SIZES, TOO_LATE, Bounds, Question, pack
 from service.explanations import Query
 from service.settings import PREFIX, Settings
-from service.supervisor import command
 
 _BUFFER_BYTES = 2**20
 _STOP_SECONDS = 5.0  # for the process to end, once its input has
@@ -181,7 +182,7 @@ class Explainer:
     async def _start(self) -> Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         return await asyncio.create_subprocess_exec(
-            *command("service.explaining_process", self._bounds.fields()),
+            *_command(self._bounds),
             env=environment,  # without the keys: it decodes whatever is sent
             stdin=PIPE,
             stdout=PIPE,
@@ -228,3 +229,10 @@ def _notice(task: asyncio.Task[tuple[dict[str, Any], bytes]]) -> None:
     """Take note of a failure that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _command(bounds: Bounds) -> list[str]:
+    """Return the command that runs a process that explains, which finds modules where this process does."""
+    here = not {"", str(Path.cwd())}.isdisjoint(sys.path)
+    run = "from service.explaining_process import main; main()"
+    return [sys.executable, *([] if here else ["-P"]), "-c", run, json.dumps(bounds.fields())]

@@ -2,14 +2,14 @@
 
 import asyncio
 import datetime as dt
+import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 
 from pydantic_core import to_json
-
-from service.log_lines import JsonLines
 
 _ACCESS = logging.getLogger("service.access")
 
@@ -40,6 +40,22 @@ class AccessLog:
         sys.stderr.flush()
 
 
+class _JsonLines(logging.Formatter):
+    """Writes event, level, logger, timestamp (UTC, ISO 8601) and, where there is one, the exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        told = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
 def configure_logs(level: str) -> None:
     """Send every logger of this process to standard error as JSON lines."""
     # These speak of what callers send; it would be our log that callers write in.
@@ -49,7 +65,7 @@ def configure_logs(level: str) -> None:
     for library in ("aiobotocore", "botocore"):  # where they have found credentials is not our news
         logging.getLogger(library).setLevel(logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(_JsonLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -245,8 +245,10 @@ class Metrics:
     def tell(self) -> None:
         """Tell prometheus_client what has happened so far; from any thread."""
         with self._telling:
-            for tally in (*self._of_requests.values(), *self._of_models.values()):
+            for tally in tuple(self._of_requests.values()):
                 tally.tell()
+            for metrics in tuple(self._of_models.values()):
+                metrics.tell()
 
     def totals(self, model: str) -> dict[int, Totals]:
         """Return what each version of a model has answered so far, summed over the workers."""
@@ -322,8 +324,9 @@ class ModelMetrics:
 
     def tell(self) -> None:
         """Tell prometheus_client what it was not told at once."""
-        for tally in (self.decode_seconds, self.queue_seconds, self.queue_length):
-            tally.tell()
+        self.decode_seconds.tell()
+        self.queue_seconds.tell()
+        self.queue_length.tell()
 
     def image_rejected(self, error: str) -> None:
         """Note an image that could not be decoded; `error` is the class of what is wrong with it."""

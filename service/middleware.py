@@ -24,7 +24,6 @@ _ID = REQUEST_ID_HEADER.lower().encode()
 _RECORD = "hubel.record"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TAKES_ARCHIVES = ("POST", "/v1/models")
-_random_bits = random.Random(os.urandom(16)).getrandbits  # noqa: S311  an id is no secret
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics"})
 
 
@@ -79,6 +78,7 @@ class ObserveRequests:
         self.app = app
         self.metrics = metrics
         self._log = AccessLog()
+        self._random_bits = random.Random(os.urandom(16)).getrandbits  # noqa: S311  an id is no secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -86,7 +86,7 @@ class ObserveRequests:
             await self.app(scope, receive, send)
             return
         given = header_of(scope, _ID).decode("latin-1")
-        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else f"{_random_bits(128):032x}")
+        record = RequestRecord(given if _ACCEPTED_ID.fullmatch(given) else f"{self._random_bits(128):032x}")
         scope[_RECORD] = record
         status = 500
 

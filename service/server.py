@@ -7,7 +7,6 @@ whose end means that it is to stop.
 
 import asyncio
 import ctypes
-import json
 import logging
 import os
 import resource
@@ -290,8 +289,3 @@ def run_worker(app: str, listeners: Sequence[int], line: int) -> int:
         return STARTUP_FAILURE
     server.run([socket.socket(fileno=descriptor) for descriptor in listeners])
     return 0
-
-
-def main() -> None:
-    """Run a worker as the command line says, in JSON."""
-    sys.exit(run_worker(**json.loads(sys.argv[1])))

@@ -99,7 +99,8 @@ class Settings(BaseModel):
         default="auto", description="Serving processes; auto is one for each core, 8 at the most, and one for a GPU."
     )
     worker_folder: Path | None = Field(
-        default=None, description="Folder where several workers tell how they stand, and map the same weights; made by `hubel serve`."
+        default=None,
+        description="Folder where several workers tell how they stand, and map the same weights; made by `hubel serve`.",
     )
     tls_cert: Path | None = Field(
         default=None,

@@ -31,7 +31,7 @@ class EngineChoice:
         threads: what a run may have at the most, and how many runs go on at once.
         measure: whether auto takes the engine that was measured to be the fastest; else the first in a fixed order.
         cache: folder where measurements are kept; the user's own if None.
-        shared: folder of this machine where processes that load the same versions map the same weights; None: each its own.
+        shared: folder where processes that load the same versions find weights to map; None: each maps its own.
         share: threads of torch, which takes all of them for every run, where several processes serve; 0 for `threads`.
     """
 

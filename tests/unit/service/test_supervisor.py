@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,6 @@ from service.supervisor import FORCED, Place, Plan, Supervisor
 from service.tls import tls_context
 from tests.conftest import ToolFinder
 from tests.tiny_service import APP
-
-
-def test_the_supervisor_imports_the_standard_library_only() -> None:
-    script = "import service.supervisor, sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert {name for name in told if name not in sys.stdlib_module_names} <= {"__main__", "service"} | preloaded()
-
-
-def preloaded() -> set[str]:
-    """What this installation imports into every process."""
-    script = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    return set(
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    )
 
 
 def test_a_worker_that_ends_soon_again_and_again_is_waited_for_longer_and_longer() -> None:
@@ -44,7 +29,7 @@ def no_process(*_: object, **__: object) -> None:
 
 
 def test_a_worker_that_cannot_be_started_costs_none_of_those_that_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", no_process)
+    monkeypatch.setattr("os.fork", no_process)
     supervisor = Supervisor(Plan(APP, "http://hubel", [], 1, 1.0))
     supervisor._serving = True
     before = len([*Path("/proc/self/fd").iterdir()])
@@ -57,7 +42,7 @@ def test_a_worker_that_cannot_be_started_costs_none_of_those_that_serve(monkeypa
 
 
 def test_a_service_whose_first_worker_cannot_be_started_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", no_process)
+    monkeypatch.setattr("os.fork", no_process)
     supervisor = Supervisor(Plan(APP, "http://hubel", [], 2, 1.0))
     supervisor._fill()
     assert supervisor._stopped_at is not None
