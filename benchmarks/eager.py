@@ -32,6 +32,7 @@ class EagerLimit:
         batch: that size.
         by_batch: images per second with each.
         image_ms: core-milliseconds of an image, with the best.
+        decode_ms: those of them that go by until its pixels are there, normalised.
         malloc: the library that was preloaded.
     """
 
@@ -39,6 +40,7 @@ class EagerLimit:
     batch: int
     by_batch: dict[int, float]
     image_ms: float
+    decode_ms: float
     malloc: str
 
 
@@ -52,18 +54,21 @@ def eager_limit(registry: Path, model: str, images: tuple[Path, ...], seconds: f
     found = together(cores, _eager_loops, malloc, registry, model, images, seconds)
     rates = {batch: sum(loops[batch].images / loops[batch].seconds for loops in found) for batch in BATCHES}
     best = max(rates, key=rates.__getitem__)
-    used = sum(loops[best].core_seconds for loops in found)
-    image_ms = 1000 * used / sum(loops[best].images for loops in found)
-    return EagerLimit(rates[best], best, rates, image_ms, malloc or "glibc's")
+    image_ms, decode_ms = (
+        1000 * sum(getattr(loops[best], used) for loops in found) / sum(loops[best].images for loops in found)
+        for used in ("core_seconds", "decode_seconds")
+    )
+    return EagerLimit(rates[best], best, rates, image_ms, decode_ms, malloc or "glibc's")
 
 
 @dataclass(frozen=True)
 class _Loop:
-    """What one process did with a batch size: images, seconds, CPU time in seconds."""
+    """What one process did with a batch size: images, seconds, CPU time in seconds, and that until pixels are there."""
 
     images: int
     seconds: float
     core_seconds: float
+    decode_seconds: float
 
 
 def _eager_loops(registry: Path, model: str, images: Sequence[Path], seconds: float) -> dict[int, _Loop]:
@@ -91,18 +96,22 @@ def _eager_loops(registry: Path, model: str, images: Sequence[Path], seconds: fl
     turns = itertools.cycle([path.read_bytes() for path in images])
 
     @torch.inference_mode()
-    def classify(batch: int) -> None:
+    def classify(batch: int) -> float:
+        """Classify a batch, and return the seconds of CPU time until its pixels are there."""
+        began = time.process_time()
         files = itertools.islice(turns, batch)
         pixels = torch.stack([prepare(Image.open(io.BytesIO(data)).convert(wanted.mode)) for data in files])
+        decoded = time.process_time()
         network(pixels.to(memory_format=torch.channels_last)).softmax(dim=1).numpy()
+        return decoded - began
 
     loops = {}
     for batch in BATCHES:
         classify(batch)
         begin_together()
-        done, started, used = 0, time.perf_counter(), time.process_time()
+        done, decoding, started, used = 0, 0.0, time.perf_counter(), time.process_time()
         while time.perf_counter() < started + seconds:
-            classify(batch)
+            decoding += classify(batch)
             done += batch
-        loops[batch] = _Loop(done, time.perf_counter() - started, time.process_time() - used)
+        loops[batch] = _Loop(done, time.perf_counter() - started, time.process_time() - used, decoding)
     return loops

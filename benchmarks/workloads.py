@@ -1,6 +1,12 @@
 """What the service is measured with: images, the model that they are for, and how they are sent."""
 
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -10,14 +16,15 @@ from pydantic import JsonValue
 
 from model.engines.selection import is_installed
 from model.errors import ModelError
-from model.manifest import Architecture, Calibration
+from model.manifest import Architecture, Calibration, Precision
 from model.preprocessing import Preprocessing
 from model.registry import Registry
-from model.types import ModelRef
+from model.types import PRODUCTION, ModelRef
 
 CAT = Path(__file__).parent.parent / "docs" / "cat.jpg"
 DIGITS = "digit-reader"
 IMAGES_IN_ONE_REQUEST = 32
+_TOLD = 500  # characters of what went wrong
 # conv 32, conv 64, pool, conv 128, pool, fc 256, fc 10
 _DIGIT_CONFIG: dict[str, JsonValue] = {
     "stages": [[32, 64], [128]], "hidden": [256], "batch_norm": False, "dropout": 0.0, "padding": "same",
@@ -110,7 +117,44 @@ def _many(registry: Path, data: Path, folder: Path) -> Workload:
     return Workload("many", about, registry, "imagenet", (image,), (body,), content_type, IMAGES_IN_ONE_REQUEST)
 
 
-MAKERS = {"photo": _photo, "phone": _phone, "digit": _digit, "many": _many}
+def _reduced(precision: Precision, registry: Path, data: Path, folder: Path) -> Workload:
+    """The photo for `imagenet` in a reduced precision, which is made for the run as a user would."""
+    photo = _photo(registry, data, folder)
+    labelled = data / "imagenet-sample" / "labels.csv"
+    if not is_installed("torch"):
+        raise Missing("versions are reduced with torch, which is not installed: pip install 'hubel[torch]'")
+    if not labelled.exists():
+        raise Missing(f"{labelled} is not there, on which the reduced version would be measured")
+    root = folder / precision
+    shutil.copytree(registry / photo.model, root / photo.model)
+    options = ["--label-column", "class_name", f"--{precision}", "--alias", PRODUCTION, "--max-drop", "4", "--json"]
+    made = subprocess.run(
+        [sys.executable, "-m", "hubel", "optimize", photo.model, labelled, *options, "--registry", root],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise Missing(f"hubel optimize --{precision} failed: {made.stderr[-_TOLD:].strip()}")
+    about = f"{photo.about}, in {precision}: {_accuracy(made.stdout)}"
+    return Workload(precision, about, root, photo.model, photo.images, photo.bodies)
+
+
+def _accuracy(figures: str) -> str:
+    """Say what a reduced version costs, from what `hubel optimize --json` prints."""
+    found = json.loads(figures)
+    reduced, whole = (found[which]["accuracy"]["top1"] for which in ("reduced", "fp32"))
+    return f"top-1 {reduced:.1%}, of fp32 {whole:.1%}, the same first class {found['agreement']['value']:.1%}"
+
+
+MAKERS: dict[str, Callable[[Path, Path, Path], Workload]] = {
+    "photo": _photo,
+    "bf16": partial(_reduced, "bf16"),
+    "int8": partial(_reduced, "int8"),
+    "phone": _phone,
+    "digit": _digit,
+    "many": _many,
+}
 
 
 def publish_digit_reader(root: Path, example: "np.ndarray") -> None:

@@ -100,7 +100,7 @@ class Settings(BaseModel):
     )
     worker_folder: Path | None = Field(
         default=None,
-        description="Folder where several workers tell how they stand, and map the same weights; made by `hubel serve`.",
+        description="Folder where several workers tell how they stand, and find weights to map; made by `hubel serve`.",
     )
     tls_cert: Path | None = Field(
         default=None,
