@@ -1,19 +1,47 @@
-"""A request and its answer as the application sees them: uvicorn's cycle, with an answer that costs less to send.
+"""A request and its answer as the application sees them: uvicorn's cycle, which copies and writes less.
 
-The head of an answer is checked and written at one go, and sent in one piece with what follows it.
+A piece of a body goes on as it came. The head of an answer is checked and written at one go, and sent in one piece with
+what follows it.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's, which goes through an answer's headers one by one, in place of its `send` of a head."""
+    """uvicorn's, but for the pieces of a body, each of which it copies twice, and an answer's headers.
+
+    What it does with either takes as long as all else that HTTP takes.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        """Begin, with what uvicorn's has."""
+        super().__init__(**parts)
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+
+    def take_in(self, piece: bytes) -> None:
+        """Keep a piece of the body for the application; while much is unread, no more is read."""
+        self._unread.append(piece)
+        self._unread_bytes += len(piece)
+        if self._unread_bytes > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return what has come of the body since the last time, or that the caller has left."""
+        message = await super().receive()
+        if message["type"] == "http.request":
+            unread, self._unread, self._unread_bytes = self._unread, [], 0
+            message["body"] = unread[0] if len(unread) == 1 else b"".join(unread)
+        return message
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a part of the answer."""

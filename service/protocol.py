@@ -283,7 +283,8 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body in."""
         self._body_bytes += len(body)
-        super().on_body(body)
+        if not self.cycle.response_complete:
+            cast("Cycle", self.cycle).take_in(body)
 
     def on_message_complete(self) -> None:
         """End a request; it may have been answered already."""
