@@ -23,6 +23,7 @@ from model.types import Prediction
 Probabilities = NDArray[np.float32]
 
 _CLEAR_MARGIN = 0.2
+_MANY_CLASSES = 200
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ class Classifier:
         """Map uint8 pixels (N, H, W, C) to probabilities (N, K), as the engine's `infer` does."""
         return softmax(self.engine.infer(pixels, spread=spread), self.manifest.calibration.temperature)
 
+    def blank(self, count: int) -> Pixels:
+        """Return uint8 pixels (N, H, W, C) of images of which there is nothing to see."""
+        return np.zeros((count, *self.manifest.preprocessing.shape), np.uint8)
+
+    def settle(self) -> None:
+        """Give back the memory that batches have needed, but for what the next image takes if it is alone."""
+        self.engine.release()
+        self.classify(self.blank(1), spread=True)
+
     def probability(self, probabilities: Probabilities, label: str) -> float:
         """Return the probability of a label in one image's answer (K,); 0 where the version does not know it."""
         labels = self.manifest.labels
@@ -57,9 +67,15 @@ class Classifier:
 
     def top(self, probabilities: Probabilities, count: int) -> list[Prediction]:
         """Return the `count` most probable classes of one image (K,), all for 0, most probable first."""
-        order = np.argsort(-probabilities, kind="stable")[: count or None]
-        labels, first = self.manifest.labels, order.tolist()
-        return [Prediction(labels[i], i, p) for i, p in zip(first, probabilities[order].tolist(), strict=True)]
+        found, places = probabilities, None
+        if count and len(probabilities) > _MANY_CLASSES:  # sort those only that may be among the first
+            least = np.partition(probabilities, -count)[-count]
+            places = np.flatnonzero(probabilities >= least)
+            found = probabilities[places]
+        order = np.argsort(-found, kind="stable")[: count or None]
+        first = order if places is None else places[order]
+        labels = self.manifest.labels
+        return [Prediction(labels[i], i, p) for i, p in zip(first.tolist(), probabilities[first].tolist(), strict=True)]
 
 
 def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:

@@ -29,7 +29,7 @@ from service.traffic import falls_to
 
 _log = logging.getLogger(__name__)
 
-_DECODERS_SECONDS = 1.0  # between looks at them
+WATCH_SECONDS = 1.0  # between looks at them
 LOOK_SECONDS = 10.0  # a registry that takes longer is away
 
 
@@ -54,7 +54,7 @@ class ModelHost:
 
     async def start(self) -> None:
         """Look at the registry, and begin to load what is wanted."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch_decoders())
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
         await self.look()
         if lacking := self._lacking():
             _log.warning("not ready: %s", lacking)
@@ -90,11 +90,17 @@ class ModelHost:
             self._note_registry(self.registry.away)
             self._take_over(found)
 
-    async def _watch_decoders(self) -> None:
-        """Find a decoder that does not come back: it cannot be stopped, and its process must be replaced."""
+    async def _watch(self) -> None:
+        """Let versions rest, and find a decoder that does not come back.
+
+        It cannot be stopped: its process must be replaced.
+        """
         limit = self._settings.engine_timeout_ms / 1000
         while True:
-            await asyncio.sleep(_DECODERS_SECONDS)
+            await asyncio.sleep(WATCH_SECONDS)
+            for version in self._versions():
+                if version.served is not None and not version.leaving:
+                    version.served.rest()
             if self._loader.longest_decode_seconds > limit + STOP_SECONDS:
                 self._lifecycle.fail(f"an image has been decoded for more than {limit:g} s (HUBEL_ENGINE_TIMEOUT_MS)")
 

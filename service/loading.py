@@ -9,11 +9,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from model.classifier import Classifier, load_classifier
 from model.errors import ModelError
-from model.preprocessing import ImageLimits, Pixels
+from model.preprocessing import ImageLimits
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
 from service.cores import Cores
@@ -165,15 +163,14 @@ class Loader:
         """
         costs = CostCurve()
         size = 1
-        classifier.classify(_blank(classifier, size), spread=True)
+        classifier.classify(classifier.blank(size), spread=True)
         while size <= self._settings.max_batch_size:
-            seconds = fastest(functools.partial(classifier.classify, _blank(classifier, size)))
+            seconds = fastest(functools.partial(classifier.classify, classifier.blank(size)))
             if not costs.begin_with(size, seconds):
                 break
             size *= 2
-        classifier.engine.release()  # what the largest batches have needed may never be needed again
+        classifier.settle()  # what the largest batches have needed may never be needed again
         release_memory()
-        classifier.classify(_blank(classifier, 1), spread=True)
         return costs
 
     async def _unload(self, version: HostedVersion) -> None:
@@ -199,7 +196,3 @@ class Loader:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("loading or unloading failed unforeseen", exc_info=error)
-
-
-def _blank(classifier: Classifier, count: int) -> Pixels:
-    return np.zeros((count, *classifier.manifest.preprocessing.shape), np.uint8)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ Upload = bytes | InvalidImage
 Item = bytes | PreparedImage
 """What a batch is made of: image files, or what they have become."""
 
+REST_SECONDS = 5.0  # without a request, and a version is at rest
 STOP_SECONDS = 5.0  # an engine that goes on for longer after it was asked to stop will not stop
 _log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class ServedModel:
         """
         self.version = version
         self.classifier = classifier
-        self.last_used = time.monotonic()
+        self.last_used = self._rested = time.monotonic()
         self._own_thread = own_thread
         self._threads = threads
         self._decodes_in_batches = classifier.engine.one_core
@@ -124,7 +126,7 @@ class ServedModel:
         self._metrics = metrics
         self._on_hang = on_hang
         self._closing: asyncio.Task[None] | None = None
-        self._under_way: set[Future[list[_Computed]]] = set()
+        self._under_way: set[Future[Any]] = set()
         self._leases = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -204,6 +206,12 @@ class ServedModel:
         finally:
             self._admission.release(len(uploads))
 
+    def rest(self) -> None:
+        """Give back the memory that a crowd's batches have taken, once nothing was asked for a while."""
+        if self._rested != self.last_used and self.idle and time.monotonic() - self.last_used > REST_SECONDS:
+            self._rested = self.last_used
+            self._note(self._threads.submit(self._settle))
+
     async def drain(self) -> None:
         """Wait until no request holds it."""
         while self._leases:
@@ -281,8 +289,7 @@ class ServedModel:
         """
         watch = _Watch(self._engine_limit.value / 1000, self._stop_engine, self._give_up)
         run = self._threads.submit(self._compute, items, spread)
-        self._under_way.add(run)
-        run.add_done_callback(self._under_way.discard)
+        self._note(run)
         try:
             return await asyncio.wrap_future(run)
         except Exception as error:
@@ -293,6 +300,11 @@ class ServedModel:
             ) from error
         finally:
             watch.end()
+
+    def _note(self, run: "Future[Any]") -> None:
+        """Note what goes on on the threads that compute, until it has ended."""
+        self._under_way.add(run)
+        run.add_done_callback(self._under_way.discard)
 
     def _stop_engine(self) -> None:
         """Ask the engine to stop what takes too long."""
@@ -308,6 +320,10 @@ class ServedModel:
         self._closing = asyncio.get_running_loop().create_task(self._batcher.close(error))
 
     # ---- on the threads that compute
+
+    def _settle(self) -> None:
+        self.classifier.settle()
+        release_memory()
 
     def _compute(self, items: Sequence[Item], spread: bool) -> list[_Computed]:
         images = [self._prepare(item) for item in items]
