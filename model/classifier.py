@@ -67,15 +67,18 @@ class Classifier:
 
     def top(self, probabilities: Probabilities, count: int) -> list[Prediction]:
         """Return the `count` most probable classes of one image (K,), all for 0, most probable first."""
-        found, places = probabilities, None
-        if count and len(probabilities) > _MANY_CLASSES:  # sort those only that may be among the first
-            least = np.partition(probabilities, -count)[-count]
-            places = np.flatnonzero(probabilities >= least)
-            found = probabilities[places]
-        order = np.argsort(-found, kind="stable")[: count or None]
-        first = order if places is None else places[order]
+        first = _places_of_least(-probabilities, count or len(probabilities))
         labels = self.manifest.labels
         return [Prediction(labels[i], i, p) for i, p in zip(first.tolist(), probabilities[first].tolist(), strict=True)]
+
+
+def _places_of_least(values: Probabilities, count: int) -> NDArray[np.intp]:
+    """Return the places of the `count` least values, the least first, equal ones as they come."""
+    if count < len(values) > _MANY_CLASSES:  # then to sort all takes longer than to find those that count
+        few = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+        if len(few) >= count:  # else there are values that are no numbers
+            return few[np.argsort(values[few], kind="stable")][:count]
+    return np.argsort(values, kind="stable")[:count]
 
 
 def load_classifier(version: StoredVersion, choice: EngineChoice) -> Classifier:

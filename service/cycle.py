@@ -62,6 +62,10 @@ class Cycle(RequestResponseCycle):
         if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
             raise RuntimeError("a header of the answer has characters that headers do not have")
         told = dict(zip(map(bytes.lower, names), values, strict=True))
+        if b"close" in map(bytes.strip, told.get(b"connection", b"").lower().split(b",")):
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append((b"connection", b"close"))
         if told.get(b"transfer-encoding", b"").lower() == b"chunked":
             self.chunked_encoding = True
         elif (length := told.get(b"content-length")) is not None:
@@ -69,10 +73,6 @@ class Cycle(RequestResponseCycle):
         elif self.scope["method"] != "HEAD" and status not in (204, 304):
             self.chunked_encoding = True
             lines.append((b"transfer-encoding", b"chunked"))
-        if b"close" in told.get(b"connection", b"").lower():
-            self.keep_alive = False
-        elif not self.keep_alive:
-            lines.append((b"connection", b"close"))
         self.response_started, self.waiting_for_100_continue = True, False
         self.transport.write(b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % line for line in lines], b"\r\n"]))
 

@@ -120,7 +120,7 @@ def _prepared(network: Path, shared: Path | None) -> Iterator[_Network]:
                 folder = shared
                 _share(network, folder)
         except (OSError, CorruptCheckpoint) as error:  # what is wrong with the network itself is found once more
-            _log.warning("%s takes more memory than it would if its weights could be mapped: %s", network, error)
+            _log.warning("the weights of %s could not be mapped, and take more memory: %s", network, error)
             yield _Network(network, is_prepared=False)
         else:
             yield _Network(folder / NETWORK, is_prepared=True)  # what is mapped stays when the file is gone

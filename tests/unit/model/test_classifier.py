@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.checkpoint import GOLDEN, Golden, digest_files, read_golden, write_golden
-from model.classifier import Classifier, check_golden, load_classifier, softmax
+from model.classifier import Classifier, _places_of_least, check_golden, load_classifier, softmax
 from model.engines import selection
 from model.engines.base import Logits
 from model.engines.onnx import OnnxEngine
@@ -100,6 +102,13 @@ def test_temperature_flattens_and_large_logits_do_not_overflow() -> None:
 def test_equal_probabilities_keep_the_classes_order(tiny: StoredVersion) -> None:
     classifier = Classifier(tiny.manifest, FakeEngine())
     assert [p.index for p in classifier.top(np.array([0.2, 0.4, 0.4], np.float32), 3)] == [1, 2, 0]
+
+
+@given(st.integers(1, 400), st.integers(1, 12), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_first_places_are_those_of_sorting_all(size: int, count: int, seed: int, broken: bool) -> None:
+    values = np.random.default_rng(seed).integers(0, 30, size).astype(np.float32)
+    values[: size // 2 * broken] = np.nan
+    assert _places_of_least(values, count).tolist() == np.argsort(values, kind="stable")[:count].tolist()
 
 
 class Answers(FakeEngine):

@@ -2,7 +2,9 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from model.checkpoint import NETWORK, WEIGHTS, read_golden
 from model.classifier import check_golden
 from model.engines import selection
 from model.engines.base import Engine
+from model.engines.onnx import open_session
 from model.engines.openvino import OpenVinoEngine
 from model.engines.selection import Candidate, EngineChoice, candidates, open_engine
 from model.engines.torch import TorchEngine
@@ -106,6 +109,45 @@ def test_a_run_that_is_stopped_fails_and_the_next_ones_are_right(spread: bool, o
             assert np.array_equal(logits, expected[:count])
 
 
+def test_an_engine_that_gives_its_memory_back_answers_as_before(engine: Engine) -> None:
+    expected = engine.infer(noise(5))
+    engine.release()
+    assert np.array_equal(engine.infer(noise(5)), expected)
+
+
+@contextmanager
+def shared_by(kind: str, folder: Path) -> Iterator[Path | None]:
+    """A folder for weights, as several processes have one, as one has none, or as there is no room for any."""
+    (folder / "file").touch()
+    yield {"shared": folder / "networks", "own": None, "no room": folder / "file"}[kind]
+
+
+@pytest.mark.parametrize(("kind", "maps"), [("shared", True), ("own", True), ("no room", False)])
+def test_onnx_maps_its_weights_and_computes_without_that_as_well(
+    kind: str, maps: bool, tiny: StoredVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = open_session(tiny.folder / NETWORK, 1).run(None, {"pixels": noise(4)})[0]
+    before = Path("/proc/self/maps").read_text().count("/weights")
+    with shared_by(kind, tmp_path) as shared:
+        first, second = (open_engine(tiny, Candidate("onnx", "cpu"), 2, shared) for _ in range(2))
+        assert (Path("/proc/self/maps").read_text().count("/weights") > before) == maps
+        assert ("could not be mapped" in caplog.text) != maps
+    for engine in (first, second):
+        assert np.array_equal(engine.infer(noise(4)), expected)
+        assert np.array_equal(engine.infer(noise(4), spread=True), expected)
+    if kind == "shared":
+        sha256 = tiny.manifest.files[NETWORK].sha256
+        assert sorted(path.name for path in (tmp_path / "networks" / sha256).iterdir()) == [NETWORK, "weights"]
+        assert len([*(tmp_path / "networks").iterdir()]) == 1
+
+
+def test_a_network_that_is_none_is_refused_with_and_without_a_folder(tiny: StoredVersion, tmp_path: Path) -> None:
+    (tiny.folder / NETWORK).write_bytes(b"no network")
+    for shared in (None, tmp_path / "networks"):
+        with pytest.raises(CorruptCheckpoint, match="ONNX Runtime cannot load"):
+            open_engine(tiny, Candidate("onnx", "cpu"), 1, shared)
+
+
 def test_stopping_while_nothing_runs_changes_nothing(engine: Engine) -> None:
     engine.stop()
     assert engine.infer(noise(2)).shape == (2, 3)
@@ -150,6 +192,7 @@ def test_bf16_is_near_what_fp32_answers(name: str, tiny: StoredVersion) -> None:
 def test_a_signal_after_openvino_was_let_go_of_elsewhere_is_only_a_signal(tiny: StoredVersion) -> None:
     script = """
 import os, pathlib, signal, sys, threading
+from model.engines.onnx import open_session
 from model.engines.openvino import OpenVinoEngine
 engines = [OpenVinoEngine(pathlib.Path(sys.argv[1]), "bf16", threads=2) for _ in range(2)]
 thread = threading.Thread(target=engines.clear)
