@@ -1,6 +1,7 @@
 """A real server on a tiny model: starting, several workers, faults, stopping."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -87,6 +88,19 @@ def test_several_workers_answer_and_their_metrics_are_summed(published_tiny: Pat
             if line.startswith('hubel_images_total{model="tiny"')
         }
     assert totals == {"40.0"}
+
+
+def test_forked_workers_share_weights_and_nothing_that_tells_them_apart(published_tiny: Path, tmp_path: Path) -> None:
+    with serving(published_tiny, tmp_path / "log", workers=2, HUBEL_DEFAULT_MODEL="tiny") as server:
+        answers = [server.post("/v1/predict", encode(noise())) for _ in range(40)]
+        assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+        maps = [Path(f"/proc/{worker}/maps").read_text() for worker in server.workers]
+        files = [{line.split()[4] for line in text.splitlines() if "/networks/" in line} for text in maps]
+        assert files[0]
+        assert files[0] == files[1]  # by their inodes
+        sockets = [{os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()} for pid in server.workers]
+        shared = {name for name in sockets[0] & sockets[1] if name.startswith("socket:")}
+        assert len(shared) == 1  # what both listen on
 
 
 def test_a_swap_reaches_every_worker_and_any_of_them_tells_of_all(tiny_root: Path, tmp_path: Path) -> None:
