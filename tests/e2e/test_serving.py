@@ -1,7 +1,6 @@
 """A real server on a tiny model: starting, several workers, faults, stopping."""
 
 import json
-import os
 import signal
 import socket
 import threading
@@ -98,7 +97,7 @@ def test_forked_workers_share_weights_and_nothing_that_tells_them_apart(publishe
         files = [{line.split()[4] for line in text.splitlines() if "/networks/" in line} for text in maps]
         assert files[0]
         assert files[0] == files[1]  # by their inodes
-        sockets = [{os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()} for pid in server.workers]
+        sockets = [{str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()} for pid in server.workers]
         shared = {name for name in sockets[0] & sockets[1] if name.startswith("socket:")}
         assert len(shared) == 1  # what both listen on
 
