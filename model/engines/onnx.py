@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,9 +53,13 @@ class OnnxEngine:
         Raises:
             CorruptCheckpoint: ONNX Runtime does not accept the file.
         """
-        with _prepared(folder / NETWORK, shared) as network:
-            self._session = network.open(1)
-            self._spread = network.open(threads) if threads > 1 else self._session
+        with _prepared(folder / NETWORK, shared) as prepared:
+            try:
+                self._session, self._spread = prepared.open(threads)
+            except CorruptCheckpoint:  # it may have gone since it was found
+                self._session, self._spread = _Network(folder / NETWORK, is_prepared=False).open(threads)
+        if shared is not None:  # what is mapped stays; who needs it after that makes it anew
+            weakref.finalize(self, shutil.rmtree, shared, ignore_errors=True)
         self._input = self._session.get_inputs()[0]
         self._runs: set[onnxruntime.RunOptions] = set()
 
@@ -99,8 +104,13 @@ class _Network:
     path: Path
     is_prepared: bool
 
-    def open(self, threads: int) -> onnxruntime.InferenceSession:
+    def open(self, threads: int) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+        """Open it for runs of one thread and for runs of `threads`."""
         _make_arena()
+        alone = self._open(1)
+        return alone, self._open(threads) if threads > 1 else alone
+
+    def _open(self, threads: int) -> onnxruntime.InferenceSession:
         options = _options(threads)
         options.add_session_config_entry("session.use_env_allocators", "1")
         if self.is_prepared:

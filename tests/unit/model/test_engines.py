@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -139,6 +140,17 @@ def test_onnx_maps_its_weights_and_computes_without_that_as_well(
         sha256 = tiny.manifest.files[NETWORK].sha256
         assert sorted(path.name for path in (tmp_path / "networks" / sha256).iterdir()) == [NETWORK, "weights"]
         assert len([*(tmp_path / "networks").iterdir()]) == 1
+        del engine, first, second
+        gc.collect()
+        assert not [*(tmp_path / "networks").iterdir()]  # a service that loads a thousand versions keeps its room
+
+
+def test_weights_that_another_process_takes_away_are_missed_by_nobody(tiny: StoredVersion, tmp_path: Path) -> None:
+    expected = open_engine(tiny, Candidate("onnx", "cpu"), 1).infer(noise(4))
+    shared = tmp_path / tiny.manifest.files[NETWORK].sha256
+    shared.mkdir()  # it has just gone
+    engine = open_engine(tiny, Candidate("onnx", "cpu"), 1, tmp_path)
+    assert np.array_equal(engine.infer(noise(4)), expected)
 
 
 def test_a_network_that_is_none_is_refused_with_and_without_a_folder(tiny: StoredVersion, tmp_path: Path) -> None:
