@@ -7,10 +7,12 @@ connection to the others for a moment, and takes it in if they do not.
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable
 
-_LEFT_SECONDS = 0.002
+_LEFT_SECONDS = 0.012  # others may wait for their turn of the interpreter, twice
+_STEP_SECONDS = 0.001  # between looks whether somebody else has taken it
 _FINISH_SECONDS = 0.5
 _RETRY_SECONDS = 1.0  # when no connection can be taken in, for want of descriptors, say
 
@@ -37,7 +39,7 @@ class Acceptor:
         self._listener.setblocking(False)
         self._take_in = take_in
         self._has_its_share = has_its_share
-        self._has_left_it = False
+        self._left_at = -math.inf  # what is there to be taken in, if that was lately
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[object]] = set()
@@ -66,11 +68,14 @@ class Acceptor:
         self._pause = self._loop.call_later(seconds, self._listen)
 
     def _on_connection(self) -> None:
-        if self._has_its_share() and not self._has_left_it:
-            self._has_left_it = True
-            self._wait(_LEFT_SECONDS)
-            return
-        self._has_left_it = False
+        if self._has_its_share():
+            now = self._loop.time()
+            if now - self._left_at > 2 * _LEFT_SECONDS:
+                self._left_at = now
+            if now - self._left_at < _LEFT_SECONDS:
+                self._wait(_STEP_SECONDS)
+                return
+        self._left_at = -math.inf
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it is another worker's, or gone

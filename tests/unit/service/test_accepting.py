@@ -74,7 +74,7 @@ async def test_who_has_closed_takes_nothing(listener: socket.socket) -> None:
         with connect(listener):
             await until(lambda: len(last.taken) == 1)
         assert first.taken == []
-        await asyncio.sleep(0.01)  # longer than a connection is left to others
+        await asyncio.sleep(0.05)  # longer than a connection is left to others
 
 
 async def test_want_of_descriptors_is_told_and_passes(
