@@ -12,8 +12,11 @@ _RUNS, _SECONDS = 3, 0.01  # at the least, to measure a size
 _AGREE = 1.1  # the second fastest run, beside the fastest
 _MOST_SECONDS = 0.5  # where no two agree
 _DEARER = 1.05  # an image in a batch of twice the size, and larger batches are not worth a try
-_LONGEST_SECONDS = 0.04  # of a batch, and larger ones are not worth a try: who waits for one waits for all of it
-_CHEAPER = 0.97  # an image in batches of another size, to go over to it
+_LONGEST_SECONDS = 0.05  # of a batch: who waits for one waits for all of it
+# An image in batches of another size, to go over to it. Of sizes that are alike the larger one is taken: what a batch
+# costs beside its own time, on the event loop, is not in the table.
+_CHEAPER = 0.97  # a smaller one
+_AS_CHEAP = 1.0  # a larger one
 _FIRST_TRIAL = 4  # every so many batches one has another size, of which too little is known
 _TRIAL = 16  # and one of which enough is known
 _ENOUGH = 8  # batches of a size tell what it costs
@@ -40,6 +43,8 @@ class CostCurve:
         Returns:
             Whether batches of twice the size are worth a try.
         """
+        if self._size and seconds > _LONGEST_SECONDS:
+            return False
         each = self._first[size] = seconds / size
         if not self._size or each < _CHEAPER * self._first[self._size]:
             self._size = size
@@ -53,7 +58,8 @@ class CostCurve:
         forgotten = max(_FORGOTTEN, 1 / (count + 1))
         self._learned[size] = count + 1, (1 - forgotten) * each + forgotten * seconds / size
         for other in self._neighbours(self._size):
-            if self._known(other) < _CHEAPER * self._known(self._size):
+            enough = _CHEAPER if other < self._size else _AS_CHEAP
+            if self._known(other) < enough * self._known(self._size):
                 self._size = other
 
     @property

@@ -58,6 +58,18 @@ def test_under_load_the_size_becomes_that_of_the_cheapest_images() -> None:
     assert usual_size(costs) == 1
 
 
+def test_of_sizes_that_are_alike_the_larger_one_is_taken() -> None:
+    costs = measured(5, 5, 5, 5)
+    load(costs, {1: 0.010, 2: 0.008, 4: 0.0079, 8: 0.0079})
+    assert usual_size(costs) == 8
+
+
+def test_a_batch_that_takes_long_is_not_made_however_cheap() -> None:
+    costs = measured(10, 9, 9, 7)  # milliseconds an image: 56 for eight
+    load(costs, {1: 0.010, 2: 0.009, 4: 0.008})
+    assert usual_size(costs) == 4
+
+
 def test_what_was_measured_at_the_start_is_not_compared_with_what_is_learned() -> None:
     costs = measured(5, 1)
     load(costs, {1: 0.009, 2: 0.008})
