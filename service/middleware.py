@@ -78,6 +78,8 @@ class ObserveRequests:
         self.app = app
         self.metrics = metrics
         self._log = AccessLog()
+        # Seeded after the fork, or all workers would give the same ids; not asked of the system for each request, which
+        # lets other threads go first.
         self._random_bits = random.Random(os.urandom(16)).getrandbits  # noqa: S311  an id is no secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

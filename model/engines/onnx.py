@@ -74,9 +74,11 @@ class OnnxEngine:
 
     def release(self) -> None:
         """Give back the memory that runs have needed, but for those that are under way."""
+        _, *shape = self._input.shape
+        if not all(isinstance(side, int) for side in shape):  # an imported network of any size, which keeps what it has
+            return
         run = onnxruntime.RunOptions()
         run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # when it has ended
-        _, *shape = self._input.shape
         self._run(np.zeros((1, *shape), np.uint8), self._session, run)
 
     def _run(self, pixels: Pixels, session: onnxruntime.InferenceSession, run: onnxruntime.RunOptions) -> Logits:
