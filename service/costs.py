@@ -7,6 +7,7 @@ in opposite directions.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 _RUNS, _SECONDS = 3, 0.01  # at the least, to measure a size
 _AGREE = 1.1  # the second fastest run, beside the fastest
@@ -21,6 +22,22 @@ _FIRST_TRIAL = 4  # every so many batches one has another size, of which too lit
 _TRIAL = 16  # and one of which enough is known
 _ENOUGH = 8  # batches of a size tell what it costs
 _FORGOTTEN = 1 / 16  # of what was learned of a size, with every batch of it
+_STRAY = 1.25  # of what is known of a size: what is above was caught up in something else
+
+
+@dataclass
+class _Average:
+    """A moving average; a value that strays upwards moves it no more than one a quarter above it would."""
+
+    count: int = 0
+    value: float = 0.0
+
+    def take(self, value: float) -> None:
+        """Take in one more."""
+        if self.count:
+            value = min(value, _STRAY * self.value)
+        self.count += 1
+        self.value += max(_FORGOTTEN, 1 / self.count) * (value - self.value)
 
 
 class CostCurve:
@@ -28,13 +45,16 @@ class CostCurve:
 
     What was measured at the start says which sizes are worth a try, and the first choice. Under load a batch costs
     more: images are decoded for it, it is handed over, and others use the cores and their caches. So that is
-    learned apart from it, by trying the next smaller and the next larger size now and then.
+    learned apart from it, by trying the next smaller and the next larger size now and then. What an image costs in
+    them is kept as a share of what it costs in the usual size at that time: cores become slower and faster within
+    seconds, and what was seen of a size a while ago would be compared with what they are now.
     """
 
     def __init__(self) -> None:
         self._first: dict[int, float] = {}
-        self._learned: dict[int, tuple[int, float]] = {}  # how many batches, and the seconds of an image
         self._size = 0
+        self._each = _Average()  # seconds of an image, in batches of that size
+        self._others: dict[int, _Average] = {}  # of another size: a share of those
         self._asked = 0
 
     def begin_with(self, size: int, seconds: float) -> bool:
@@ -54,13 +74,14 @@ class CostCurve:
         """Take in a batch that was computed on one core while others waited for theirs."""
         if size not in self._first:
             return
-        count, each = self._learned.get(size, (0, 0.0))
-        forgotten = max(_FORGOTTEN, 1 / (count + 1))
-        self._learned[size] = count + 1, (1 - forgotten) * each + forgotten * seconds / size
-        for other in self._neighbours(self._size):
-            enough = _CHEAPER if other < self._size else _AS_CHEAP
-            if self._known(other) < enough * self._known(self._size):
-                self._size = other
+        if size == self._size:
+            self._each.take(seconds / size)
+        elif self._each.count:
+            self._others.setdefault(size, _Average()).take(seconds / size / self._each.value)
+        for other in self._neighbours():
+            if self._share(other) < (_CHEAPER if other < self._size else _AS_CHEAP):
+                self._go_over_to(other)
+                break
 
     @property
     def seconds_per_item(self) -> float:
@@ -74,20 +95,29 @@ class CostCurve:
         """
         self._asked += 1
         size = self._size
-        others = [other for other in self._neighbours(size) if other <= most]
-        unknown = [other for other in others if self._known(other) == math.inf]
+        others = [other for other in self._neighbours() if other <= most]
+        unknown = [other for other in others if self._share(other) == math.inf]
         turn, rest = divmod(self._asked, _FIRST_TRIAL if unknown else _TRIAL)
         if not rest and (tried := unknown or others):
             size = tried[turn % len(tried)]
         return min(size or most, most)
 
-    def _neighbours(self, size: int) -> list[int]:
-        return [other for other in (size // 2, size * 2) if other in self._first]
+    def _neighbours(self) -> list[int]:
+        return [other for other in (self._size // 2, self._size * 2) if other in self._first]
 
-    def _known(self, size: int) -> float:
-        """Return the seconds of an image; without an end where too few batches tell."""
-        count, each = self._learned.get(size, (0, 0.0))
-        return each if count >= _ENOUGH else math.inf
+    def _share(self, size: int) -> float:
+        """Return what an image costs in batches of another size; without an end where too few batches tell."""
+        other = self._others.get(size)
+        return other.value if other is not None and min(other.count, self._each.count) >= _ENOUGH else math.inf
+
+    def _go_over_to(self, size: int) -> None:
+        """Make another size the usual one, beside which all others are seen from now on."""
+        share = self._others.pop(size).value
+        self._each.value *= share
+        for other in self._others.values():
+            other.value /= share
+        self._others[self._size] = _Average(_ENOUGH, 1 / share)
+        self._size = size
 
 
 def fastest(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

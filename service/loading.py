@@ -14,6 +14,7 @@ from model.errors import ModelError
 from model.preprocessing import ImageLimits
 from model.registry import Registry, StoredVersion
 from model.types import ModelRef
+from service.core_threads import CoreThreads
 from service.cores import Cores
 from service.costs import CostCurve, fastest
 from service.decoding import Decoders
@@ -65,7 +66,7 @@ class Loader:
         self._decoders = Decoders(settings.decoding_threads, limits, settings.max_decoding_pixels)
         counts = WorkerCounts(settings.worker_folder / "cores") if settings.worker_folder else None
         self._cores = Cores(settings.cores, settings.share_of_cores, counts)
-        self._threads = ThreadPoolExecutor(settings.cores, thread_name_prefix="core")
+        self._threads = CoreThreads(settings.cores)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -23,14 +23,17 @@ import openvino  # noqa: E402  only after the line above
 # one, it takes the memory and leaves the address, so that the next signal ends the process (OpenVINO 2026.4).
 _core = cache(openvino.Core)
 
+_SIZES = 2  # of batches that may alternate at no cost: one, and what has gathered meanwhile
+
 # Left to itself OpenVINO computes in bf16 where the processor can, whatever the file says.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 
 class OpenVinoEngine:
-    """`model.onnx` in OpenVINO, compiled twice where a run may spread: a compiled network has its threads for good.
+    """`model.onnx` in OpenVINO, compiled for one thread and for all: a compiled network has its threads for good.
 
-    The first has a thread for each of the runs that go on at once, the second all threads for one.
+    One of several streams would do for runs side by side, with the weights in memory once; but its runs change
+    threads, and those of one thread go on in the thread that asks.
     """
 
     name = "openvino"
@@ -46,8 +49,8 @@ class OpenVinoEngine:
         path = folder / NETWORK
         try:
             network = _core().read_model(path)
-            self._runs = _Runs(network, precision, streams=threads, threads=threads)
-            self._spread = _Runs(network, precision, streams=1, threads=threads) if threads > 1 else self._runs
+            self._runs = _Runs(network, precision, threads=1, sizes=_SIZES)
+            self._spread = _Runs(network, precision, threads=threads, sizes=1) if threads > 1 else self._runs
         except RuntimeError as error:
             raise CorruptCheckpoint(f"OpenVINO cannot load {path}: {error}") from error
 
@@ -69,71 +72,70 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled network and its requests: as many as runs have gone on at once."""
+    """A network as it was compiled for one run at a time."""
 
     def __init__(self, network: openvino.CompiledModel) -> None:
         self.network = network
-        self.idle: list[openvino.InferRequest] = []
-        self.busy: set[openvino.InferRequest] = set()
+        self.request = network.create_infer_request()
+        self.size = 0  # of its last batch
         self.stopped = False
 
 
 class _Runs:
-    """The runs of a network with some number of threads.
+    """Runs of a network with some number of threads each; it is compiled as often as runs go on at once.
 
-    A compiled network of which a run was cancelled is not used again: its next run may answer for the images of the
-    one that was cancelled (OpenVINO 2026.4).
+    A batch of another size than the one before costs a compiled network a millisecond. So there is one for each of
+    `sizes` sizes, and one that has had a size is given that again where it can be. One of which a run was cancelled
+    is not used again: its next run may answer for the images of the one that was cancelled (OpenVINO 2026.4).
     """
 
-    def __init__(self, network: openvino.Model, precision: Precision, *, streams: int, threads: int) -> None:
+    def __init__(self, network: openvino.Model, precision: Precision, *, threads: int, sizes: int) -> None:
         self._network = network
         self._hints = {
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "ENABLE_CPU_PINNING": False,  # two processes would sit on the same cores
         }
-        self._compiling = threading.Lock()
-        self._compiled: _Compiled | None = None
-        self._ready()
+        self._choosing = threading.Lock()
+        self._sizes = sizes
+        self._idle = [self._compile()]  # the one that was used last is the last
+        self._busy: set[_Compiled] = set()
 
     def infer(self, pixels: Pixels) -> Logits:
-        compiled = self._ready()
-        try:
-            request = compiled.idle.pop()
-        except IndexError:
-            request = compiled.network.create_infer_request()
-        compiled.busy.add(request)
+        compiled = self._take(len(pixels))
         try:
             # The request looks at memory that it does not keep: whole, writable, and held here until it is done.
             images = np.require(pixels, requirements=["C", "W"])
-            request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
-            request.infer()
-            logits = np.array(request.get_output_tensor().data, dtype=np.float32)  # the next run writes over it
-        except RuntimeError:
-            self._drop(compiled)
-            raise
+            compiled.request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+            compiled.request.infer()
+            outputs = compiled.request.get_output_tensor().data  # which the next run writes over
+            logits = np.array(outputs, dtype=np.float32)
         finally:
-            compiled.busy.remove(request)
+            self._busy.remove(compiled)
         if compiled.stopped:
             raise RuntimeError("the run was stopped")
-        compiled.idle.append(request)
+        self._idle.append(compiled)
         return logits
 
     def cancel(self) -> None:
-        compiled = self._compiled
-        if compiled is not None and compiled.busy:
+        for compiled in self._busy.copy():
             compiled.stopped = True
-            self._drop(compiled)
-            for request in compiled.busy.copy():
-                request.cancel()
+            compiled.request.cancel()
 
-    def _ready(self) -> _Compiled:
-        with self._compiling:
-            if self._compiled is None:
-                self._compiled = _Compiled(_core().compile_model(self._network, "CPU", self._hints))
-            return self._compiled
+    def _take(self, size: int) -> _Compiled:
+        """Take the network whose last batch was of this size, else a new one while there are few, else the oldest."""
+        with self._choosing:
+            fitting = [compiled for compiled in self._idle if compiled.size == size]
+            enough = len(self._idle) + len(self._busy) >= self._sizes
+            compiled = fitting[-1] if fitting else self._idle[0] if self._idle and enough else None
+            if compiled is not None:
+                self._idle.remove(compiled)
+        if compiled is None:
+            compiled = self._compile()
+        compiled.size = size
+        self._busy.add(compiled)
+        return compiled
 
-    def _drop(self, compiled: _Compiled) -> None:
-        if self._compiled is compiled:
-            self._compiled = None
+    def _compile(self) -> _Compiled:
+        return _Compiled(_core().compile_model(self._network, "CPU", self._hints))

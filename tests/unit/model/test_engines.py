@@ -3,6 +3,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -185,12 +186,30 @@ def test_openvino_is_told_its_precision_and_not_to_sit_on_cores(
     precision: Precision, hint: str, tiny: StoredVersion
 ) -> None:
     engine = OpenVinoEngine(tiny.folder, precision, threads=2)
-    for runs, streams in ((engine._runs, 2), (engine._spread, 1)):
-        compiled = runs._ready().network
+    for runs, threads in ((engine._runs, 1), (engine._spread, 2)):
+        compiled = runs._idle[0].network
         assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == hint
         assert compiled.get_property("ENABLE_CPU_PINNING") is False
-        assert compiled.get_property("NUM_STREAMS") == streams
-        assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+        assert compiled.get_property("NUM_STREAMS") == 1
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+
+
+def test_openvino_runs_in_the_thread_that_asks_unless_the_run_spreads(tiny: StoredVersion) -> None:
+    engine = OpenVinoEngine(tiny.folder, "fp32", threads=2)
+    pixels, own, all_threads = noise(2000), time.thread_time(), time.process_time()
+    for _ in range(20):
+        engine.infer(pixels)
+    own, all_threads = time.thread_time() - own, time.process_time() - all_threads
+    assert all_threads - own < own  # it would be many times of it
+
+
+def test_openvino_keeps_a_network_for_each_of_two_sizes_that_alternate(tiny: StoredVersion) -> None:
+    runs = OpenVinoEngine(tiny.folder, "fp32", threads=2)._runs
+    for size in (1, 3, 1, 3, 3, 1):
+        runs.infer(noise(size))
+    assert [compiled.size for compiled in runs._idle] == [3, 1]
+    runs.infer(noise(2))
+    assert [compiled.size for compiled in runs._idle] == [1, 2]  # the one that was used longest ago
 
 
 @pytest.mark.parametrize("name", ["openvino", "torch"])

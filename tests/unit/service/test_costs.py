@@ -95,6 +95,24 @@ def test_other_sizes_are_tried_often_until_enough_is_known_of_them_and_now_and_t
     assert Counter(costs.batch_size(64) for _ in range(160)) == {2: 150, 1: 5, 4: 5}
 
 
+def test_cores_that_become_slower_or_faster_make_no_size_cheaper() -> None:
+    costs = measured(5, 5, 5, 5)
+    load(costs, {1: 0.010, 2: 0.009, 4: 0.008, 8: 0.0085})
+    for speed in (1.0, 1.3, 0.8, 1.5, 1.0):
+        for _ in range(200):
+            size = costs.batch_size(64)
+            costs.learn(size, size * speed * {1: 0.010, 2: 0.009, 4: 0.008, 8: 0.0085}[size])
+            assert usual_size(costs) == 4
+
+
+def test_a_batch_in_eight_that_takes_many_times_as_long_changes_little() -> None:
+    costs, generator = measured(5, 5, 5), random.Random(2)
+    for _ in range(2000):
+        size = costs.batch_size(64)
+        costs.learn(size, size * {1: 0.010, 2: 0.009, 4: 0.0085}[size] * (10 if generator.random() < 1 / 8 else 1))
+    assert usual_size(costs) == 4
+
+
 def test_a_size_that_is_not_allowed_is_not_tried() -> None:
     costs = measured(5, 4, 5)
     assert Counter(costs.batch_size(2) for _ in range(160)) == {2: 120, 1: 40}
