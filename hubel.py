@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.errors import ModelError
-from service import cli as service_cli
-from service.commands.models import models_app
+from service.commands.serve import serve
 from service.errors import ServiceError
 from service.settings import read_variables
-from training import cli as training_cli
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -33,21 +31,12 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-app = typer.Typer(
-    name="hubel",
-    help="Train a CNN on your folder of images, publish it as a version, serve it over REST.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(importlib.metadata.version("hubel"))
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -57,15 +46,32 @@ def options(
     read_variables(os.environ)
 
 
-training_cli.add_commands(app)
-service_cli.add_commands(app)
-training_cli.add_model_commands(models_app)
+def build(command: str | None = None) -> typer.Typer:
+    """Put the command line together; for `serve` that alone, which waits for nothing that others import."""
+    app = typer.Typer(
+        name="hubel",
+        help="Train a CNN on your folder of images, publish it as a version, serve it over REST.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(options)
+    if command == "serve":
+        app.command()(serve)
+        return app
+    from service import cli as service_cli
+    from service.commands.models import models_app
+    from training import cli as training_cli
+
+    training_cli.add_commands(app)
+    service_cli.add_commands(app)
+    training_cli.add_model_commands(models_app)
+    return app
 
 
 def main() -> None:
     """Run a command; errors that a user can act on end with their text and exit code 2."""
     try:
-        app()
+        build(next(iter(sys.argv[1:]), None))()
     except (ModelError, ServiceError, TrainingError) as error:
         print(f"hubel: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_RUNS, _SECONDS = 3, 0.01  # at the least, to measure a size
+_RUNS, _SECONDS = 2, 0.01  # at the least, to measure a size
 _AGREE = 1.1  # the second fastest run, beside the fastest
 _MOST_SECONDS = 0.5  # where no two agree
 _DEARER = 1.05  # an image in a batch of twice the size, and larger batches are not worth a try
+_LEAST_GROWTH = 1.5  # of the time of a batch, with twice the images
 _LONGEST_SECONDS = 0.05  # of a batch: who waits for one waits for all of it
 # An image in batches of another size, to go over to it. Of sizes that are alike the larger one is taken: what a batch
 # costs beside its own time, on the event loop, is not in the table.
@@ -68,7 +69,7 @@ class CostCurve:
         each = self._first[size] = seconds / size
         if not self._size or each < _CHEAPER * self._first[self._size]:
             self._size = size
-        return each < _DEARER * self._first[self._size] and seconds < _LONGEST_SECONDS
+        return each < _DEARER * self._first[self._size] and _LEAST_GROWTH * seconds < _LONGEST_SECONDS
 
     def learn(self, size: int, seconds: float) -> None:
         """Take in a batch that was computed on one core while others waited for theirs."""

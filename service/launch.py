@@ -6,6 +6,7 @@ What is wrong with an address, a certificate or a key is found here, before any 
 import errno
 import os
 import socket
+import sys
 from typing import NoReturn
 
 from service import supervisor
@@ -28,6 +29,8 @@ def serve(settings: Settings, app: str = WORKER_APP) -> NoReturn:
     """
     from service.logs import configure_logs  # a tenth of a second that other commands need not wait
 
+    # FastAPI looks whether models are of pydantic's first version, for which it imports that, unless it is not there.
+    sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type]
     configure_logs(settings.log_level)
     settings = settings.with_processes()
     check_keys(settings)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from hubel import app
+from hubel import build
 from model.errors import ModelError
 from model.registry import Registry
 from model.types import ModelRef
@@ -62,7 +62,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare(root: Path, *arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["models", "diff", *map(str, arguments), "--registry", str(root)])
+    return CliRunner().invoke(build(), ["models", "diff", *map(str, arguments), "--registry", str(root)])
 
 
 def test_the_diff_of_two_versions_is_printed_written_and_remembered(root: Path, photos: Path, tmp_path: Path) -> None:

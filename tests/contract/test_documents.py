@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hubel import Client, app
+from hubel import Client, build
 from model.classifier import load_classifier
 from model.engines.selection import EngineChoice
 from model.preprocessing import ImageLimits
@@ -46,7 +46,7 @@ def test_the_commands_of_the_readme_exist(root: Path) -> None:
     commands |= {"explain", "export", "optimize"}
     for command in {*re.findall(r"hubel ((?:models |keys )?[a-z]+)", re.sub(r"\s+", " ", text))}:
         if command.split()[0] in commands:
-            assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
+            assert CliRunner().invoke(build(), [*command.split(), "--help"]).exit_code == 0, command
 
 
 def test_the_readme_s_answer_is_the_true_one(root: Path, default_registry: Path, photo: bytes) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from hubel import app
+from hubel import build
 from service.errors import SettingsError
 from service.keys import KeyRing, KeyStore, Role, read_keys
 
 
 def keys(*arguments: str | Path, **variables: str) -> Result:
     """Run a command of `hubel keys`."""
-    result = CliRunner().invoke(app, ["keys", *map(str, arguments)], env={"HUBEL_API_KEYS_FILE": None, **variables})
+    result = CliRunner().invoke(build(), ["keys", *map(str, arguments)], env={"HUBEL_API_KEYS_FILE": None, **variables})
     if isinstance(result.exception, SettingsError):
         raise result.exception
     return result
