@@ -306,11 +306,10 @@ class Supervisor:
 def _import_what_workers_run(app: str) -> None:
     """Import it once for all workers; what cannot be imported is told by the worker that needs it."""
     module, _, _ = app.partition(":")
-    gc.disable()  # what is imported stays
+    gc.disable()  # what is imported stays: to look through all of it takes a twentieth of a second
     with suppress(Exception):
         importlib.import_module("service.server")
         importlib.import_module(module)
-    gc.collect()
     gc.freeze()  # a collection in a worker would write to all that is shared
     gc.enable()
 

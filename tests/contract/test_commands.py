@@ -3,10 +3,14 @@
 import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from hubel import build
 from model.registry import Registry
 from tests.command import hubel
 from tests.fakes import encode, noise
@@ -107,6 +111,18 @@ def test_names_that_a_terminal_or_rich_would_read_as_orders_are_printed_as_they_
     assert (result.returncode, "z[red].png" in result.stdout) == (0, True)
     narrow = hubel("models", "list", "--registry", published_tiny, PYTHONIOENCODING="ascii", COLUMNS="44")
     assert (narrow.returncode, "tiny" in narrow.stdout) == (0, True)
+
+
+def test_serve_starts_without_what_other_commands_import() -> None:
+    script = "import hubel, sys; hubel.build('serve'); print({'rich.console', 'training.cli'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_serve_is_the_same_command_alone_and_among_all() -> None:
+    alone, among = (CliRunner().invoke(build(command), ["serve", "--help"]).stdout for command in ("serve", None))
+    assert alone == among
+    assert "--tls-cert" in alone
 
 
 def test_the_version_is_told(published_tiny: Path) -> None:

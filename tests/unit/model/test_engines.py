@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from model.checkpoint import NETWORK, WEIGHTS, read_golden
 from model.classifier import check_golden
 from model.engines import selection
 from model.engines.base import Engine
-from model.engines.onnx import open_session
+from model.engines.onnx import OnnxEngine, open_session
 from model.engines.openvino import OpenVinoEngine
 from model.engines.selection import Candidate, EngineChoice, candidates, open_engine
 from model.engines.torch import TorchEngine
@@ -115,6 +116,20 @@ def test_an_engine_that_gives_its_memory_back_answers_as_before(engine: Engine) 
     expected = engine.infer(noise(5))
     engine.release()
     assert np.array_equal(engine.infer(noise(5)), expected)
+
+
+def test_a_network_that_takes_images_of_any_size_keeps_its_memory_and_answers(tmp_path: Path) -> None:
+    layers = [onnx.helper.make_node("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT)]
+    layers += [onnx.helper.make_node("ReduceMean", ["floats", "axes"], ["logits"], keepdims=0)]
+    pixels = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", "H", "W", 3])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 3])
+    axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
+    graph = onnx.helper.make_graph(layers, "any size", [pixels], [logits], [axes])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / NETWORK)
+    engine = OnnxEngine(tmp_path, 2)
+    engine.release()
+    assert np.allclose(engine.infer(noise(2)), noise(2).mean(axis=(1, 2)))
 
 
 @contextmanager
