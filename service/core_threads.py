@@ -27,7 +27,11 @@ class CoreThreads(Executor):
             thread = self._idle.pop()
         except IndexError:
             return self._more.submit(fn, *args, **kwargs)
-        run = thread.submit(fn, *args, **kwargs)
+        try:
+            run = thread.submit(fn, *args, **kwargs)
+        except RuntimeError:  # it cannot begin now, for want of memory, say
+            self._idle.insert(0, thread)
+            raise
         run.add_done_callback(lambda _: self._idle.append(thread))
         return run
 

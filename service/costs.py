@@ -73,11 +73,11 @@ class CostCurve:
 
     def learn(self, size: int, seconds: float) -> None:
         """Take in a batch that was computed on one core while others waited for theirs."""
-        if size not in self._first:
+        if size not in self._first or seconds <= 0:
             return
         if size == self._size:
             self._each.take(seconds / size)
-        elif self._each.count:
+        elif self._each.count >= _ENOUGH:
             self._others.setdefault(size, _Average()).take(seconds / size / self._each.value)
         for other in self._neighbours():
             if self._share(other) < (_CHEAPER if other < self._size else _AS_CHEAP):
@@ -109,7 +109,7 @@ class CostCurve:
     def _share(self, size: int) -> float:
         """Return what an image costs in batches of another size; without an end where too few batches tell."""
         other = self._others.get(size)
-        return other.value if other is not None and min(other.count, self._each.count) >= _ENOUGH else math.inf
+        return other.value if other is not None and other.count >= _ENOUGH else math.inf
 
     def _go_over_to(self, size: int) -> None:
         """Make another size the usual one, beside which all others are seen from now on."""
@@ -124,7 +124,7 @@ class CostCurve:
 def fastest(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds of the fastest of a few runs, when another was about as fast.
 
-    The first ones may be slow, one on each thread of the engine, and others use the cores meanwhile.
+    The first one may be slow, and others use the cores meanwhile.
     """
     taken: list[float] = []
     while (

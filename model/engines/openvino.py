@@ -76,9 +76,19 @@ class _Compiled:
 
     def __init__(self, network: openvino.CompiledModel) -> None:
         self.network = network
-        self.request = network.create_infer_request()
         self.size = 0  # of its last batch
         self.stopped = False
+        self._request = network.create_infer_request()
+
+    def infer(self, pixels: Pixels) -> Logits:
+        # The request looks at memory that it does not keep: whole, writable, and held here until it is done.
+        images = np.require(pixels, requirements=["C", "W"])
+        self._request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+        self._request.infer()
+        return np.array(self._request.get_output_tensor().data, dtype=np.float32)  # the next run writes over it
+
+    def cancel(self) -> None:
+        self._request.cancel()
 
 
 class _Runs:
@@ -97,45 +107,65 @@ class _Runs:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "ENABLE_CPU_PINNING": False,  # two processes would sit on the same cores
         }
-        self._choosing = threading.Lock()
         self._sizes = sizes
+        self._lock = threading.Lock()  # for what follows
         self._idle = [self._compile()]  # the one that was used last is the last
         self._busy: set[_Compiled] = set()
+        self._count = 1  # of those that are idle, busy, or being compiled
 
     def infer(self, pixels: Pixels) -> Logits:
         compiled = self._take(len(pixels))
         try:
-            # The request looks at memory that it does not keep: whole, writable, and held here until it is done.
-            images = np.require(pixels, requirements=["C", "W"])
-            compiled.request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
-            compiled.request.infer()
-            outputs = compiled.request.get_output_tensor().data  # which the next run writes over
-            logits = np.array(outputs, dtype=np.float32)
-        finally:
-            self._busy.remove(compiled)
-        if compiled.stopped:
+            logits = compiled.infer(pixels)
+        except BaseException:
+            self._let_go(compiled, failed=True)
+            raise
+        if not self._let_go(compiled):
             raise RuntimeError("the run was stopped")
-        self._idle.append(compiled)
         return logits
 
     def cancel(self) -> None:
-        for compiled in self._busy.copy():
-            compiled.stopped = True
-            compiled.request.cancel()
+        with self._lock:
+            busy = self._busy.copy()
+            for compiled in busy:
+                compiled.stopped = True
+        for compiled in busy:
+            compiled.cancel()
 
     def _take(self, size: int) -> _Compiled:
         """Take the network whose last batch was of this size, else a new one while there are few, else the oldest."""
-        with self._choosing:
-            fitting = [compiled for compiled in self._idle if compiled.size == size]
-            enough = len(self._idle) + len(self._busy) >= self._sizes
-            compiled = fitting[-1] if fitting else self._idle[0] if self._idle and enough else None
+        with self._lock:
+            fitting = [compiled for compiled in self._idle if compiled.size in (size, 0)]
+            compiled = fitting[-1] if fitting else self._idle[0] if self._idle and self._count >= self._sizes else None
             if compiled is not None:
                 self._idle.remove(compiled)
-        if compiled is None:
+                self._begin(compiled, size)
+                return compiled
+            self._count += 1
+        try:
             compiled = self._compile()
+        except BaseException:
+            with self._lock:
+                self._count -= 1
+            raise
+        with self._lock:
+            self._begin(compiled, size)
+        return compiled
+
+    def _begin(self, compiled: _Compiled, size: int) -> None:
         compiled.size = size
         self._busy.add(compiled)
-        return compiled
+
+    def _let_go(self, compiled: _Compiled, *, failed: bool = False) -> bool:
+        """Keep a network for the next run, unless its run failed or was cancelled; returns whether it is kept."""
+        with self._lock:
+            self._busy.remove(compiled)
+            is_kept = not (failed or compiled.stopped)
+            if is_kept:
+                self._idle.append(compiled)
+            else:
+                self._count -= 1
+            return is_kept
 
     def _compile(self) -> _Compiled:
         return _Compiled(_core().compile_model(self._network, "CPU", self._hints))

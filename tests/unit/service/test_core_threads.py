@@ -1,6 +1,6 @@
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
@@ -14,42 +14,41 @@ def threads() -> Iterator[CoreThreads]:
     pool.shutdown()
 
 
-def held(threads: CoreThreads) -> tuple["Future[str]", Callable[[], None]]:
-    """Work that goes on until it is let go, and tells on which thread."""
-    begun, go_on = threading.Event(), threading.Event()
+class Held:
+    """Work that goes on until it is let go."""
 
-    def work() -> str:
-        begun.set()
-        go_on.wait(10)
-        return threading.current_thread().name
+    def __init__(self, threads: CoreThreads) -> None:
+        self._go_on, self._is_over, begun = threading.Event(), threading.Event(), threading.Event()
 
-    run = threads.submit(work)
-    assert begun.wait(10)
-    return run, go_on.set
+        def work() -> int:
+            begun.set()
+            self._go_on.wait(10)
+            return threading.get_ident()
+
+        self._run = threads.submit(work)
+        self._run.add_done_callback(lambda _: self._is_over.set())  # after its thread has become idle
+        assert begun.wait(10)
+
+    def end(self) -> int:
+        """Let it go; returns the thread that it was on."""
+        self._go_on.set()
+        assert self._is_over.wait(10)
+        return self._run.result()
 
 
 def test_what_comes_one_after_the_other_is_done_by_one_thread(threads: CoreThreads) -> None:
-    assert len({threads.submit(threading.get_ident).result() for _ in range(20)}) == 1
+    assert len({Held(threads).end() for _ in range(20)}) == 1
 
 
 def test_the_thread_that_was_the_last_to_become_idle_is_taken(threads: CoreThreads) -> None:
-    (first, end_first), (second, end_second) = held(threads), held(threads)
-    end_second()
-    other = second.result()
-    end_first()
-    one = first.result()
-    assert one != other
-    for _ in range(5):
-        run, end = held(threads)
-        end()
-        assert run.result() == one
+    first, second = Held(threads), Held(threads)
+    assert second.end() != (one := first.end())
+    assert {Held(threads).end() for _ in range(5)} == {one}
 
 
 def test_who_asks_while_all_are_at_work_waits_for_nobody(threads: CoreThreads) -> None:
-    runs = [held(threads) for _ in range(4)]
-    for _, end in runs:
-        end()
-    assert len({run.result() for run, _ in runs}) == 4
+    runs = [Held(threads) for _ in range(4)]
+    assert len({run.end() for run in runs}) == 4
 
 
 def test_a_thread_on_which_work_failed_takes_more(threads: CoreThreads) -> None:
@@ -60,13 +59,22 @@ def test_a_thread_on_which_work_failed_takes_more(threads: CoreThreads) -> None:
 
 
 def test_what_is_given_up_before_it_begins_leaves_its_thread_to_others(threads: CoreThreads) -> None:
-    runs = [held(threads) for _ in range(4)]
+    runs = [Held(threads) for _ in range(4)]
     waiting = threads.submit(lambda: 7)
     assert waiting.cancel()
-    for run, end in runs:
-        end()
-        run.result()
+    for run in runs:
+        run.end()
     assert threads.submit(lambda: 8).result(10) == 8
+
+
+def test_a_thread_that_cannot_begin_is_not_lost(threads: CoreThreads) -> None:
+    with (
+        mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
+        pytest.raises(RuntimeError, match="can't start"),
+    ):
+        threads.submit(lambda: 7)
+    runs = [Held(threads) for _ in range(4)]
+    assert len({run.end() for run in runs}) == 4
 
 
 def test_after_the_end_nothing_is_taken(threads: CoreThreads) -> None:
