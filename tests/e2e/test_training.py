@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,8 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(photos: Path, tmp_path: Path
     child.process.join(0.3)  # the first step begins
     deadline = time.monotonic() + DEADLINE_SECONDS
     while child.process.is_alive() and time.monotonic() < deadline:
-        child.signal(signal.SIGINT)
+        with suppress(ProcessLookupError):  # it may have ended since
+            child.signal(signal.SIGINT)
         child.process.join(0.05)
     assert_stopped(child, tmp_path, "it had come to no checkpoint")
 
