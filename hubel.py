@@ -71,7 +71,7 @@ def build(command: str | None = None) -> typer.Typer:
 def main() -> None:
     """Run a command; errors that a user can act on end with their text and exit code 2."""
     try:
-        build(next(iter(sys.argv[1:]), None))()
+        build(*sys.argv[1:2])()
     except (ModelError, ServiceError, TrainingError) as error:
         print(f"hubel: {error}", file=sys.stderr)
         sys.exit(2)

@@ -136,8 +136,10 @@ class _Runs:
         """Take the network whose last batch was of this size, else a new one while there are few, else the oldest."""
         with self._lock:
             fitting = [compiled for compiled in self._idle if compiled.size in (size, 0)]
-            compiled = fitting[-1] if fitting else self._idle[0] if self._idle and self._count >= self._sizes else None
-            if compiled is not None:
+            if not fitting and self._count >= self._sizes:
+                fitting = self._idle[:1]
+            if fitting:
+                compiled = fitting[-1]
                 self._idle.remove(compiled)
                 self._begin(compiled, size)
                 return compiled
