@@ -23,7 +23,6 @@ from functools import cache, reduce
 from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.errors import ImageTooLarge, InvalidImage, Limit, UnsupportedFormat
 from model.native import silence_libtiff
 from model.plain_png import decode_plain_png
+from model.reduced_jpeg import Box, decode_reduced, reduced_bytes
 from model.structure import BoundedFile, check_file, coefficient_bytes, decoded_bytes, has_second_directory
 
 DECODE_POLICY: Final = 1
@@ -47,6 +47,7 @@ _BYTES_PER_PIXEL = 4  # of a decoded image, gray or not, at the most
 _PIXELS_AT_A_TIME = 2**19  # are converted from one mode to another
 _MAX_TEXT_BYTES = 8 * 2**20  # of a PNG, inflated
 
+_REACHES = {"bilinear": 1, "bicubic": 2}  # pixels from its centre, of a kernel that does not shrink
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Orientation tag -> how the stored pixels are turned to stand upright.
 _TURNS = {
@@ -123,8 +124,9 @@ class Preprocessing(BaseModel):
         if self.short_side is None:
             return 0.0, 0.0, width, height
         scale = min(width, height) / self.short_side
-        left, top = (width - self.width * scale) / 2, (height - self.height * scale) / 2
-        return left, top, left + self.width * scale, top + self.height * scale
+        across, down = min(self.width * scale, width), min(self.height * scale, height)  # rounding may add to them
+        left, top = (width - across) / 2, (height - down) / 2
+        return left, top, left + across, top + down
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,7 @@ def prepare_in_steps(
     # Decoders raise nearly every built-in exception on hostile bytes, also while reading EXIF;
     # whatever they raise, the caller is told that the image is broken.
     try:
-        orientation, image, applied = yield from _decode(
-            data, opened, preprocessing.source_size(), preprocessing.mode, limits
-        )
+        orientation, image, applied = yield from _decode(data, opened, preprocessing, limits)
         width, height = opened.size[::-1] if orientation in _SIDEWAYS else opened.size
         small = _resample(image, orientation, preprocessing)
     except InvalidImage:
@@ -212,7 +212,7 @@ def decode_whole(data: bytes, limits: ImageLimits) -> Pixels:
     """
     opened = _open(data, limits)
     try:
-        orientation, image, _ = _finish(_decode(data, opened, opened.size[::-1], "RGB", limits))
+        orientation, image, _ = _finish(_decode(data, opened, None, limits))
     except InvalidImage:
         raise
     except Exception as error:  # as in `prepare_in_steps`
@@ -306,22 +306,24 @@ def _reason(error: Exception) -> str:
 
 
 def _decode(
-    data: bytes, opened: Image.Image, needed: tuple[int, int], mode: str, limits: ImageLimits
+    data: bytes, opened: Image.Image, preprocessing: Preprocessing | None, limits: ImageLimits
 ) -> Generator[int, None, tuple[int, Image.Image, list[str]]]:
-    """Return the EXIF orientation, the image as stored, in `mode` or gray, and what was done.
+    """Return the EXIF orientation, the image as stored, in the mode that is wanted or gray, and what was done.
 
-    `needed` is the (height, width) that is resampled to, upright.
+    Without `preprocessing` all of it is wanted, in RGB.
 
     Yields:
         As `prepare_in_steps`.
     """
+    mode = preprocessing.mode if preprocessing is not None else "RGB"
     applied: list[str] = []
     image = None
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         orientation = _orientation(opened)
-        wanted = needed[::-1] if orientation in _SIDEWAYS else needed
-        yield _check_memory(_reduced_bytes(data, opened, wanted), opened, limits)
-        image = _decode_jpeg(data, opened, wanted)
+        least = _least_size(opened, orientation, preprocessing)
+        memory = reduced_bytes(data, opened.size, least) + coefficient_bytes(data, opened)
+        yield _check_memory(memory, opened, limits)
+        image = _decode_jpeg(data, opened, least, lambda size: _needed_box(size, orientation, preprocessing))
     if image is None:
         copies = 1
         if opened.format == "TIFF" and (turned := _orientation(opened)) != 1:
@@ -357,27 +359,29 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TURNS else 1
 
 
-def _reduced_bytes(data: bytes, opened: Image.Image, needed: tuple[int, int]) -> int:
-    """Return how many bytes `_decode_jpeg` holds, at its worst."""
-    # libjpeg's scales are eighths: the smallest that leaves twice of what is needed.
-    share = max(2 * need / max(have, 1) for need, have in zip(needed, opened.size[::-1], strict=True))
-    eighths = min(8, math.ceil(share * 8))
-    return 2 * _BYTES_PER_PIXEL * opened.width * opened.height * eighths**2 // 64 + coefficient_bytes(data, opened)
+def _least_size(opened: Image.Image, orientation: int, preprocessing: Preprocessing | None) -> tuple[int, int]:
+    """Return the (width, height) that an image as it is stored has, at the least, once it is decoded."""
+    if preprocessing is None:
+        return opened.size
+    height, width = preprocessing.source_size()
+    return (2 * height, 2 * width) if orientation in _SIDEWAYS else (2 * width, 2 * height)
 
 
-def _decode_jpeg(data: bytes, opened: Image.Image, needed: tuple[int, int]) -> Image.Image | None:
-    """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow."""
-    height, width = needed
-    try:
-        array = simplejpeg.decode_jpeg(
-            data,
-            colorspace="GRAY" if opened.mode == "L" else "RGB",
-            min_height=2 * height,
-            min_width=2 * width,
-        )
-    except ValueError:  # a variant it does not know, or broken: Pillow decides which
+def _decode_jpeg(
+    data: bytes, opened: Image.Image, least: tuple[int, int], needed: Callable[[tuple[int, int]], Box]
+) -> Image.Image | None:
+    """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow.
+
+    What is not needed may be black. The size is that of the whole all the same: by it Pillow decides whether to
+    resample across or down first, and the pixels differ by what is rounded in between.
+    """
+    gray = opened.mode == "L"
+    reduced = decode_reduced(data, gray=gray, size=opened.size, least=least, needed=needed)
+    if reduced is None:
         return None
-    return Image.fromarray(array[..., 0] if opened.mode == "L" else array)
+    image = Image.fromarray(reduced.pixels[..., 0] if gray else reduced.pixels)
+    (left, top), (width, height) = reduced.corner, reduced.size
+    return image if image.size == reduced.size else image.crop((-left, -top, width - left, height - top))
 
 
 def _convert(image: Image.Image, mode: str, applied: list[str]) -> Image.Image:
@@ -465,19 +469,47 @@ def _values(image: Image.Image) -> NDArray[np.float64]:
     return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
+def _seen(size: tuple[int, int], orientation: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """Return the box that the network sees of an image as it is stored: left, top, right, bottom.
+
+    It is symmetrical about the centre, so it is computed with the sides that the stored image has.
+    """
+    width, height = size
+    if orientation not in _SIDEWAYS:
+        return preprocessing.source_box(width, height)
+    top, left, bottom, right = preprocessing.source_box(height, width)
+    return left, top, right, bottom
+
+
+def _target(orientation: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) that what is seen becomes, before it is turned."""
+    width, height = preprocessing.width, preprocessing.height
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def _needed_box(size: tuple[int, int], orientation: int, preprocessing: Preprocessing | None) -> Box:
+    """Return the box of the pixels that resampling reads, all where there is no `preprocessing`."""
+    if preprocessing is None:
+        return 0, 0, *size
+    left, top, right, bottom = _seen(size, orientation, preprocessing)
+    width, height = _target(orientation, preprocessing)
+    reach = _REACHES[preprocessing.interpolation]
+    across, down = reach * max(1, (right - left) / width), reach * max(1, (bottom - top) / height)
+    return (
+        max(0, math.floor(left - across)),
+        max(0, math.floor(top - down)),
+        min(size[0], math.ceil(right + across)),
+        min(size[1], math.ceil(bottom + down)),
+    )
+
+
 def _resample(image: Image.Image, orientation: int, preprocessing: Preprocessing) -> Image.Image:
     """Take the network's part of the image at the network's size and mode, upright, in one resampling.
 
-    The pixels are turned after they have become few. For that the box, which is symmetrical
-    about the centre, is computed with the sides that the stored image has.
+    The pixels are turned after they have become few.
     """
-    width, height = image.size
-    target = (preprocessing.width, preprocessing.height)
-    if orientation in _SIDEWAYS:
-        top, left, bottom, right = preprocessing.source_box(height, width)
-        target = target[::-1]
-    else:
-        left, top, right, bottom = preprocessing.source_box(width, height)
+    left, top, right, bottom = _seen(image.size, orientation, preprocessing)
+    target = _target(orientation, preprocessing)
     small, box = image, (left, top, right, bottom)
     if image.size != target or box != (0, 0, *target):
         small = image.resize(target, _RESAMPLING[preprocessing.interpolation], box=box)

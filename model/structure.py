@@ -9,6 +9,8 @@ import io
 import math
 import re
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
@@ -27,7 +29,7 @@ MAX_EXIF_BLOCKS: Final = 64  # Pillow puts them together one by one
 _LONG = 2**22  # bytes; what is shorter cannot hold much EXIF
 _JPEG, _PNG, _TIFF = b"\xff\xd8", b"\x89PNG", (b"II", b"MM")
 _SEGMENT = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # markers without a body are left out
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC5, 0xC7, 0xC9, 0xCB, 0xCD, 0xCF)
 _STRIP_OFFSETS, _TILE_OFFSETS, _ROWS_PER_STRIP = 273, 324, 278
@@ -81,13 +83,13 @@ def count_scans(jpeg: bytes, enough: int = MAX_SCANS + 1) -> int:
 
     0 means that it keeps none: there is one scan, which is decoded as it is read.
     """
-    scans, at, components, progressive = 0, 2, 0, False
-    for _ in range(MAX_PIECES):
-        found = _SEGMENT.search(jpeg, at)
-        if found is None or jpeg[found.end() - 1] == _END_OF_IMAGE:
+    scans, components, progressive = 0, 0, False
+    for pieces, (marker, start, _) in enumerate(jpeg_segments(jpeg)):
+        if pieces == MAX_PIECES:
+            return enough
+        if marker == END_OF_IMAGE:
             return scans
-        marker, start = jpeg[found.end() - 1], found.end()
-        if marker == _START_OF_SCAN:
+        if marker == START_OF_SCAN:
             if not scans and not progressive and jpeg[start + 2 : start + 3] == bytes([components]):
                 return 0
             scans += 1
@@ -96,8 +98,16 @@ def count_scans(jpeg: bytes, enough: int = MAX_SCANS + 1) -> int:
         elif marker in _PROGRESSIVE or marker in _SEQUENTIAL:
             progressive = marker in _PROGRESSIVE
             components = jpeg[start + 7] if len(jpeg) > start + 7 else 0
+    return scans
+
+
+def jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Give the segments of a JPEG: the code of the marker, where its body begins, and where its body says it ends."""
+    at = 2
+    while (found := _SEGMENT.search(jpeg, at)) is not None:
+        start = found.end()
         at = start + int.from_bytes(jpeg[start : start + 2], "big")
-    return enough
+        yield found[1][0], start, at
 
 
 def decoded_bytes(data: bytes, image: Image.Image) -> int:
@@ -139,14 +149,11 @@ def has_second_directory(tiff: bytes) -> bool:
 
 def _count_exif_blocks(jpeg: bytes) -> int:
     """Return how many EXIF blocks a JPEG has before its pixels."""
-    blocks, at = 0, 2
-    for _ in range(MAX_COSTLY_PIECES):
-        found = _SEGMENT.search(jpeg, at)
-        if found is None or found[1] in b"\xda\xd9":
+    blocks = 0
+    for marker, start, _ in islice(jpeg_segments(jpeg), MAX_COSTLY_PIECES):
+        if marker in (START_OF_SCAN, END_OF_IMAGE):
             break
-        start = found.end()
         blocks += jpeg.startswith(b"Exif\0", start + 2)
-        at = start + int.from_bytes(jpeg[start : start + 2], "big")
     return blocks
 
 

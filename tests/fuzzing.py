@@ -19,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from model import reduced_jpeg
 from model.errors import InvalidImage
 from model.preprocessing import ImageLimits, Preprocessing, load_decoders, prepare_image
 
@@ -53,6 +54,7 @@ def _written(image: Image.Image, **options: Any) -> bytes:
 
 _WRITTEN: tuple[dict[str, Any], ...] = (
     {"format": "JPEG", "progressive": True},
+    {"format": "JPEG", "restart_marker_blocks": 2},
     {"format": "PNG"},
     {"format": "WEBP", "lossless": True},
     {"format": "WEBP"},
@@ -114,6 +116,7 @@ def main(folder: str, seed: str, first: str, seconds: str) -> None:
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("error", category=RuntimeWarning)  # of numpy: a sum that makes no sense
+    reduced_jpeg._LONG = 0  # parts are cut out of small files, too
     files = corpus(Path(folder))
     load_decoders()
     for number, data in enumerate(files):  # so that what is loaded once counts for no mutant

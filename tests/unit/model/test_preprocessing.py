@@ -70,6 +70,17 @@ def test_every_orientation_stands_upright(orientation: int, image_format: str, m
     assert (f"exif_orientation_{orientation}" in prepared.facts.applied) == (orientation > 1)
 
 
+@pytest.mark.parametrize("side", [30, 167, 224])
+def test_a_crop_of_the_whole_short_side_fits_images_of_every_size(side: int) -> None:
+    shape = Preprocessing(mode="L", height=side, width=side, resize="crop", short_side=side, mean=(0,), std=(1,))
+    for width in range(8, 1500):
+        left, top, right, bottom = shape.source_box(width, 1501)
+        assert 0 <= left <= right <= width
+        assert 0 <= top <= bottom <= 1501
+    broken = next(width for width in range(8, 1500) if side * (width / side) > width)  # by rounding
+    assert pixels_of(encode(noise(broken, broken, "L")), shape).shape == shape.shape
+
+
 def test_the_crop_is_the_centre_at_the_stated_scale() -> None:
     shape = Preprocessing(mode="RGB", height=20, width=20, resize="crop", short_side=30, mean=(0,) * 3, std=(1,) * 3)
     image = Image.new("RGB", (90, 60), "red")
