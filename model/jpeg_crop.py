@@ -23,6 +23,7 @@ _BLOCK = 8  # pixels
 _FRAMES = (0xC0, 0xC1)  # sequential, coded by Huffman's method
 _OTHER_FRAMES = (0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _MARK, _RESTART_INTERVAL, _FIRST_RESTART = 0xFF, 0xDD, 0xD0
+_NO_MARKER = 0  # behind a byte of the code that is equal to a mark
 _RESTARTS = 8  # markers, in turns
 _BYTES_PER_MARK = 32  # at the least; real files have more than a hundred
 
@@ -56,7 +57,7 @@ class _Head:
     height: int
     unit_width: int
     unit_height: int
-    restart_interval: int  # units; 0: there are no markers
+    restart_interval: int  # units; 0: there are no markers between them
     size_at: int  # where the height stands, and the width behind it
     bits_at: int
 
@@ -67,11 +68,11 @@ class _Head:
 
     @property
     def interval(self) -> tuple[int, int] | None:
-        """(width, height) in pixels of what two markers enclose; None where there are none, or it is no rectangle."""
+        """(width, height) in pixels of what two markers enclose; None where it is no rectangle."""
         units, columns = self.restart_interval, self.columns
-        if units and columns % units == 0:
+        if columns % units == 0:
             return units * self.unit_width, self.unit_height
-        if units and units % columns == 0:
+        if units % columns == 0:
             return columns * self.unit_width, units // columns * self.unit_height
         return None
 
@@ -89,16 +90,19 @@ def cut_jpeg(jpeg: bytes, needed: tuple[int, int, int, int]) -> JpegPart | None:
     head = _read_head(jpeg)
     if head is None:
         return None
-    if head.interval is None:
+    if not head.restart_interval:
         return _cut_below(jpeg, head, needed[3])
-    return _cut_around(jpeg, head, head.interval, needed)
+    return _cut_around(jpeg, head, head.interval, needed) if head.interval else None
 
 
 def _cut_below(jpeg: bytes, head: _Head, bottom: int) -> JpegPart | None:
-    """Let the header say that the picture ends below what is needed."""
+    """Let the header say that the picture ends below what is needed, if its bits are whole."""
     height = math.ceil(bottom / head.unit_height) * head.unit_height
-    has_end = jpeg.rfind(bytes((_MARK, END_OF_IMAGE)), head.bits_at) >= 0  # else it was cut off, which is to be found
-    if not (0 < height < head.height and has_end):
+    end = jpeg.rfind(bytes((_MARK, END_OF_IMAGE)), head.bits_at)
+    if not 0 < height < head.height or end < 0:
+        return None
+    codes = np.frombuffer(jpeg, np.uint8, end - head.bits_at, head.bits_at)
+    if ((codes[:-1] == _MARK) & (codes[1:] != _NO_MARKER)).any():
         return None
     cut = b"".join((_resized(jpeg, head, head.width, height), memoryview(jpeg)[head.bits_at :]))
     return JpegPart(cut, 0, 0, head.width, height, has_rest=True)
@@ -176,7 +180,7 @@ def _find_intervals(jpeg: bytes, bits_at: int) -> NDArray[np.int64] | None:
     if np.count_nonzero(is_marked) * _BYTES_PER_MARK > len(codes):
         return None
     marks = np.flatnonzero(is_marked)
-    marks = marks[codes[marks + 1] != 0]  # 0: a byte of the code that is equal to a mark
+    marks = marks[codes[marks + 1] != _NO_MARKER]
     found = codes[marks + 1]
     ends = np.flatnonzero(found == END_OF_IMAGE)
     if not ends.size:

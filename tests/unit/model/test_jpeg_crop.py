@@ -72,9 +72,8 @@ def test_of_rows_between_markers_none_is_cut_apart() -> None:
     assert (part.left, part.top, part.width, part.height, part.has_rest) == (0, 32, 203, 96, False)
 
 
-@pytest.mark.parametrize("restart", [{}, {"restart_marker_blocks": 17}], ids=["no markers", "markers within rows"])
-def test_without_rectangles_the_picture_ends_below_the_part(restart: dict[str, int]) -> None:
-    part = part_of(encode(PHOTO, "JPEG", subsampling=2, **restart))
+def test_without_markers_the_picture_ends_below_the_part() -> None:
+    part = part_of(encode(PHOTO, "JPEG", subsampling=2))
     assert (part.left, part.top, part.width, part.height, part.has_rest) == (0, 0, 203, 112, True)
 
 
@@ -109,6 +108,8 @@ SCAN = MARKED.index(START_OF_SCAN)
         (MARKED, (500, 500, 600, 600)),
         (JPEG, (0, -20, 10, 0)),
         (encode(PHOTO, "JPEG", progressive=True), CENTRE),
+        (encode(PHOTO, "JPEG", restart_marker_blocks=17), CENTRE),
+        (JPEG[: len(JPEG) // 2] + b"\xff\xc0" + JPEG[len(JPEG) // 2 :], CENTRE),
         (JPEG.removesuffix(END_OF_IMAGE), CENTRE),
         (MARKED.removesuffix(END_OF_IMAGE), CENTRE),
         (MARKED[: len(MARKED) // 2] + END_OF_IMAGE, CENTRE),
@@ -131,6 +132,8 @@ SCAN = MARKED.index(START_OF_SCAN)
         "what is needed lies outside",
         "what is needed lies above",
         "progressive",
+        "markers that make no rectangles",
+        "a marker among the bits",
         "cut off",
         "cut off, with markers",
         "markers are missing",

@@ -1,5 +1,6 @@
 """Leaving out what a network does not see of a JPEG spares time, and changes no pixel."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,31 @@ def test_a_large_jpeg_that_was_cut_off_is_refused(restart: dict[str, int]) -> No
         for length in (len(jpeg) // 2, len(jpeg) * 9 // 10, len(jpeg) - 2):
             with pytest.raises(InvalidImage, match="broken or truncated"):
                 prepare_image(jpeg[:length], CENTRE, LIMITS)
+
+
+def verdict(jpeg: bytes, *, from_bytes: float) -> str:
+    with cutting(from_bytes=from_bytes):
+        try:
+            prepare_image(jpeg, CENTRE, LIMITS)
+        except InvalidImage as error:
+            return f"{type(error).__name__}: {error}"
+    return "decoded"
+
+
+@pytest.mark.parametrize("restart", [{}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}])
+def test_a_damaged_file_is_refused_if_it_is_when_all_of_it_is_decoded(restart: dict[str, int]) -> None:
+    jpeg = encode(noise(360, 240), "JPEG", **restart)
+    chance = random.Random(7)
+    verdicts = list[str]()
+    for _ in range(100):
+        damaged = bytearray(jpeg)
+        at = chance.randrange(2, len(jpeg))
+        damaged[at : at + chance.randrange(40)] = chance.choice(
+            [b"", b"\xff\xd9", b"\xff\xc0", b"\xff\xd3", b"\xff\xda", b"\xff\xff", chance.randbytes(30)]
+        )
+        verdicts.append(verdict(bytes(damaged), from_bytes=0))
+        assert verdicts[-1] == verdict(bytes(damaged), from_bytes=np.inf)
+    assert 10 < verdicts.count("decoded") < 90
 
 
 def test_small_files_are_decoded_as_they_are() -> None:
