@@ -167,7 +167,7 @@ def test_conversion_in_bands_gives_the_pixels_of_conversion_at_once(
     data = encode(image, "TIFF" if mode in ("CMYK", "F") else "PNG")
     at_once = prepare_image(data, network, ImageLimits())
     whole = decode_whole(data, ImageLimits())
-    monkeypatch.setattr("model.preprocessing._PIXELS_AT_A_TIME", 1000)
+    monkeypatch.setattr("model.pixel_modes._PIXELS_AT_A_TIME", 1000)
     in_bands = prepare_image(data, network, ImageLimits())
     assert np.array_equal(in_bands.pixels, at_once.pixels)
     assert in_bands.facts == at_once.facts
