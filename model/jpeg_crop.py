@@ -38,7 +38,7 @@ class JpegPart:
         top: likewise.
         width: in pixels.
         height: in pixels.
-        has_rest: whether bits follow that belong to no pixel, of which decoders warn.
+        has_rest: whether bits follow that belong to no pixel, of which decoders warn: one has to overhear all warnings.
     """
 
     jpeg: bytes | bytearray
@@ -81,7 +81,7 @@ def cut_jpeg(jpeg: bytes, needed: tuple[int, int, int, int]) -> JpegPart | None:
     """Leave out what lies around the pixels that are needed, as far as that can be done without decoding.
 
     Args:
-        jpeg: a file. Only sequential ones of a single scan are cut.
+        jpeg: a file. Only sequential ones of a single scan are cut, whose restart intervals, if any, are rectangles.
         needed: left, top, right, bottom, the last two exclusive; they may lie outside.
 
     Returns:

@@ -379,8 +379,9 @@ def _decode_jpeg(
     if reduced is None:
         return None
     image = Image.fromarray(reduced.pixels[..., 0] if gray else reduced.pixels)
-    (left, top), (width, height) = reduced.corner, reduced.size
-    return image if image.size == reduced.size else image.crop((-left, -top, width - left, height - top))
+    (left, top), size = reduced.corner, reduced.size
+    del reduced  # its pixels, before there are those of another image
+    return image if image.size == size else image.crop((-left, -top, size[0] - left, size[1] - top))
 
 
 def _seen(size: tuple[int, int], orientation: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:

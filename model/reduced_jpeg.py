@@ -47,37 +47,48 @@ def decode_reduced(
     Returns:
         What is needed, or more; None if the file is broken, or a variant that this decoder does not know.
     """
+    eighths = _eighths(size, least)
+    reduced = _scaled(size, eighths)
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg, min_width=least[0], min_height=least[1])
         if len(jpeg) >= _LONG:
-            part = _decode_part(jpeg, gray, size, (width, height), needed((width, height)))
+            part = _decode_part(jpeg, gray, eighths, reduced, needed(reduced))
             if part is not None:
                 return part
-        return ReducedJpeg(_decode(jpeg, gray, least), (0, 0), (width, height))
+        return ReducedJpeg(_decode(jpeg, gray, reduced), (0, 0), reduced)
     except ValueError:
         return None
 
 
 def reduced_bytes(jpeg: bytes, size: tuple[int, int], least: tuple[int, int]) -> int:
     """Return how many bytes `decode_reduced` holds at the worst, and the images that are made from its pixels."""
-    share = max(need / max(have, 1) for need, have in zip(least, size, strict=True))
-    eighths = min(8, math.ceil(share * 8))
-    decoded = _BYTES_PER_PIXEL * size[0] * size[1] * eighths**2 // 64
-    # The pixels, and an image; where a part is cut out of the file, its bytes, the list of its markers, two images.
-    return 2 * decoded if len(jpeg) < _LONG else 3 * decoded + 2 * len(jpeg)
+    width, height = _scaled(size, _eighths(size, least))
+    # The pixels and an image, or two images; before, where a part is cut out, its bytes and the list of its markers.
+    return max(2 * _BYTES_PER_PIXEL * width * height, 2 * len(jpeg) if len(jpeg) >= _LONG else 0)
 
 
-def _decode_part(
-    jpeg: bytes, gray: bool, size: tuple[int, int], reduced: tuple[int, int], needed: Box
-) -> ReducedJpeg | None:
+def _eighths(size: tuple[int, int], least: tuple[int, int]) -> int:
+    """Return the smallest scale that leaves a least size, where the picture has it."""
+    needed = min(size[0], least[0]), min(size[1], least[1])
+    return next(
+        eighths
+        for eighths in range(1, 9)
+        if all(have >= need for have, need in zip(_scaled(size, eighths), needed, strict=True))
+    )
+
+
+def _scaled(size: tuple[int, int], eighths: int) -> tuple[int, int]:
+    """Return the width and height that libjpeg makes of a size."""
+    return math.ceil(size[0] * eighths / 8), math.ceil(size[1] * eighths / 8)
+
+
+def _decode_part(jpeg: bytes, gray: bool, eighths: int, reduced: tuple[int, int], needed: Box) -> ReducedJpeg | None:
     """Decode no more of a picture than is needed of the `reduced` one, if anything can be left out."""
-    eighths = 8 * max(reduced) // max(size)
     left, top = ((edge - _EDGE_PIXELS) * 8 // eighths for edge in needed[:2])
     right, bottom = (math.ceil((edge + _EDGE_PIXELS) * 8 / eighths) for edge in needed[2:])
     part = cut_jpeg(jpeg, (left, top, right, bottom))
     if part is None:
         return None
-    width, height = math.ceil(part.width * eighths / 8), math.ceil(part.height * eighths / 8)
+    width, height = _scaled((part.width, part.height), eighths)
     try:
         pixels = _decode(part.jpeg, gray, (width, height), strict=not part.has_rest)
     except ValueError:  # the whole file shows what is wrong with it

@@ -28,7 +28,7 @@ MAX_EXIF_BLOCKS: Final = 64  # Pillow puts them together one by one
 
 _LONG = 2**22  # bytes; what is shorter cannot hold much EXIF
 _JPEG, _PNG, _TIFF = b"\xff\xd8", b"\x89PNG", (b"II", b"MM")
-_SEGMENT = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # markers without a body are left out
+_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # markers without a body are left out
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC5, 0xC7, 0xC9, 0xCB, 0xCD, 0xCF)

@@ -1,6 +1,8 @@
 """Leaving out what a network does not see of a JPEG spares time, and changes no pixel."""
 
+import io
 import random
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 from model import reduced_jpeg
 from model.errors import InvalidImage
 from model.jpeg_crop import JpegPart
-from model.preprocessing import ImageLimits, PreparedImage, Preprocessing, prepare_image
+from model.preprocessing import ImageLimits, PreparedImage, Preprocessing, prepare_image, prepare_in_steps
 from tests.fakes import encode, noise
 
 LIMITS = ImageLimits()
@@ -84,6 +86,44 @@ def test_every_pixel_is_what_decoding_all_gives(
     with cutting(from_bytes=0) as decoded:
         assert same(prepare_image(jpeg, preprocessing, LIMITS), whole)
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("from_bytes", [0, np.inf])
+@pytest.mark.parametrize("layout", ["411", "440", "441"])
+def test_rare_layouts_of_colours_are_decoded(layout: str, from_bytes: float) -> None:
+    pixels = np.asarray(noise(8, 8).resize((256, 256), Image.Resampling.BICUBIC))
+    jpeg = simplejpeg.encode_jpeg(pixels, 95, colorsubsampling="411" if layout == "441" else layout)
+    if layout == "441":  # as many units of code as in 4:1:1, in another order
+        jpeg = jpeg.replace(b"\x01\x41\x00", b"\x01\x14\x00", 1)
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        expected = prepare_image(encode(opened.convert("RGB"), "BMP"), CENTRE, LIMITS).pixels
+    with cutting(from_bytes=from_bytes):
+        assert np.abs(prepare_image(jpeg, CENTRE, LIMITS).pixels.astype(int) - expected).mean() < 8
+
+
+def test_the_scale_is_the_decoder_s() -> None:
+    for size in ((3264, 2448), (613, 401), (97, 800), (8, 8), (1, 50), (520, 519)):
+        jpeg = encode(noise(4, 4).resize(size), "JPEG")
+        for least in ((512, 512), (65, 300), (100, 50), (9, 9), (4000, 1)):
+            whole = reduced_jpeg.decode_reduced(jpeg, gray=False, size=size, least=least, needed=lambda s: (0, 0, *s))
+            assert whole is not None
+            height, width, *_ = simplejpeg.decode_jpeg_header(jpeg, min_width=least[0], min_height=least[1])
+            assert whole.size == whole.pixels.shape[1::-1] == (width, height)
+
+
+def test_a_whole_photo_of_48_megapixels_is_within_the_limits() -> None:
+    assert reduced_jpeg.reduced_bytes(bytes(20_000_000), (8064, 6048), (8064, 6048)) < LIMITS.max_image_decoded_bytes
+
+
+def test_memory_is_no_more_than_was_told() -> None:
+    size = (4000, 3000)
+    jpeg = encode(noise(400, 300).resize(size), "JPEG", quality=95, restart_marker_blocks=1)
+    assert len(jpeg) > 2**17
+    (told,) = prepare_in_steps(jpeg, CENTRE, LIMITS)
+    tracemalloc.start()
+    prepare_image(jpeg, CENTRE, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < told + 200_000
+    tracemalloc.stop()
 
 
 def test_real_photos_are_cut_and_keep_their_pixels(data: Path) -> None:
