@@ -54,7 +54,8 @@ def decode_reduced(
             part = _decode_part(jpeg, gray, eighths, reduced, needed(reduced))
             if part is not None:
                 return part
-        return ReducedJpeg(_decode(jpeg, gray, reduced), (0, 0), reduced)
+        pixels = _decode(jpeg, gray, reduced)
+        return ReducedJpeg(pixels, (0, 0), (pixels.shape[1], pixels.shape[0]))
     except ValueError:
         return None
 
