@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from model.structure import END_OF_IMAGE, MAX_PIECES, START_OF_SCAN, jpeg_segments
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom, the last two exclusive
+
 _BLOCK = 8  # pixels
 _FRAMES = (0xC0, 0xC1)  # sequential, coded by Huffman's method
 _OTHER_FRAMES = (0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -77,12 +79,12 @@ class _Head:
         return None
 
 
-def cut_jpeg(jpeg: bytes, needed: tuple[int, int, int, int]) -> JpegPart | None:
+def cut_jpeg(jpeg: bytes, needed: Box) -> JpegPart | None:
     """Leave out what lies around the pixels that are needed, as far as that can be done without decoding.
 
     Args:
         jpeg: a file. Only sequential ones of a single scan are cut, whose restart intervals, if any, are rectangles.
-        needed: left, top, right, bottom, the last two exclusive; they may lie outside.
+        needed: in pixels; it may reach beyond the picture.
 
     Returns:
         A part that has them; None if nothing can be left out, or the file is broken.
@@ -108,9 +110,7 @@ def _cut_below(jpeg: bytes, head: _Head, bottom: int) -> JpegPart | None:
     return JpegPart(cut, 0, 0, head.width, height, has_rest=True)
 
 
-def _cut_around(
-    jpeg: bytes, head: _Head, interval: tuple[int, int], needed: tuple[int, int, int, int]
-) -> JpegPart | None:
+def _cut_around(jpeg: bytes, head: _Head, interval: tuple[int, int], needed: Box) -> JpegPart | None:
     """Leave out the intervals that are not needed; an interval has a (width, height) in pixels."""
     (width, height), (left, top, right, bottom) = interval, needed
     columns, rows = math.ceil(head.width / width), math.ceil(head.height / height)

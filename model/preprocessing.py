@@ -17,7 +17,7 @@ full; one resampling then goes straight from the decoded image to the network's 
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Final, Literal, TypeVar
@@ -28,10 +28,11 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.errors import ImageTooLarge, InvalidImage, Limit, UnsupportedFormat
+from model.jpeg_crop import Box
 from model.native import silence_libtiff
 from model.pixel_modes import convert_mode
 from model.plain_png import decode_plain_png
-from model.reduced_jpeg import Box, decode_reduced, reduced_bytes
+from model.reduced_jpeg import decode_reduced, reduced_bytes, scaled, smallest_scale
 from model.structure import BoundedFile, check_file, coefficient_bytes, decoded_bytes, has_second_directory
 
 DECODE_POLICY: Final = 1
@@ -319,10 +320,11 @@ def _decode(
     image = None
     if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
         orientation = _orientation(opened)
-        least = _least_size(opened, orientation, preprocessing)
-        memory = reduced_bytes(data, opened.size, least) + coefficient_bytes(data, opened)
+        eighths = smallest_scale(opened.size, _least_size(opened, orientation, preprocessing))
+        reduced = scaled(opened.size, eighths)
+        memory = reduced_bytes(data, reduced) + coefficient_bytes(data, opened)
         yield _check_memory(memory, opened, limits)
-        image = _decode_jpeg(data, opened, least, lambda size: _needed_box(size, orientation, preprocessing))
+        image = _decode_jpeg(data, opened, eighths, _needed_box(reduced, orientation, preprocessing))
     if image is None:
         copies = 1
         if opened.format == "TIFF" and (turned := _orientation(opened)) != 1:
@@ -366,16 +368,14 @@ def _least_size(opened: Image.Image, orientation: int, preprocessing: Preprocess
     return (2 * height, 2 * width) if orientation in _SIDEWAYS else (2 * width, 2 * height)
 
 
-def _decode_jpeg(
-    data: bytes, opened: Image.Image, least: tuple[int, int], needed: Callable[[tuple[int, int]], Box]
-) -> Image.Image | None:
+def _decode_jpeg(data: bytes, opened: Image.Image, eighths: int, needed: Box) -> Image.Image | None:
     """Decode with libjpeg-turbo at a reduced scale, or return None to leave it to Pillow.
 
     What is not needed may be black. The size is that of the whole all the same: by it Pillow decides whether to
     resample across or down first, and the pixels differ by what is rounded in between.
     """
     gray = opened.mode == "L"
-    reduced = decode_reduced(data, gray=gray, size=opened.size, least=least, needed=needed)
+    reduced = decode_reduced(data, gray=gray, size=opened.size, eighths=eighths, needed=needed)
     if reduced is None:
         return None
     image = Image.fromarray(reduced.pixels[..., 0] if gray else reduced.pixels)
